@@ -1,1 +1,56 @@
-//! frit-ops
+//! The catalogue of Frit: every fused operation as a [`Block`](frit_graph::Block), one file each.
+//!
+//! A file reads from top to bottom: what it is, its options and operands, the function of
+//! [`fast`], the shape rule, the composition, the names of its options in files, its meaning in
+//! float64, its cases. The last lines of this file are the list of them.
+
+#![forbid(unsafe_code)]
+
+pub mod catalogue;
+mod check;
+mod options;
+
+pub use catalogue::{Array, Case, DynCase, Entry, FLOATS, Fill, Line, Operand};
+pub use options::{OptionValue, Options};
+
+macro_rules! catalogue {
+    ($($module:ident :: $block:ident { $($more:ident),* } fast { $($function:ident),* };)*) => {
+        $(
+            mod $module;
+            pub use $module::{$block, $($more),*};
+        )*
+
+        /// Functions that apply the operations: one fused kernel on a backend that has it, the
+        /// composed form everywhere else.
+        pub mod fast {
+            $(pub use crate::$module::{$($function),*};)*
+        }
+
+        /// Every operation.
+        pub static CATALOGUE: &[Line] =
+            &[$(Line::of::<$block>(concat!(stringify!($module), ".rs"))),*];
+    };
+}
+
+catalogue! {
+    rms_norm::RmsNorm { RmsNormInputs } fast { rms_norm };
+    layer_norm::LayerNorm { LayerNormInputs } fast { layer_norm };
+    rope::Rope { RopeInputs, RopeLayout, SequenceAxis } fast { rope, rope_at };
+    scaled_dot_product_attention::ScaledDotProductAttention { AttentionInputs }
+        fast { scaled_dot_product_attention };
+    swiglu::SwiGlu { SwiGluInputs } fast { swiglu };
+    einsum::Einsum { Contraction, Equation, Letter } fast { einsum };
+    gelu::Gelu { GeluForm, UnaryInputs } fast { gelu };
+    silu::Silu {} fast { silu };
+    softmax::Softmax {} fast { softmax };
+    linear::Linear { Activation, LinearInputs } fast { linear };
+    conv1d::Conv1d { Conv1dInputs } fast { conv1d };
+    embedding::Embedding { EmbeddingInputs } fast { embedding };
+    cache_append::CacheAppend { CacheAppendInputs } fast { cache_append };
+}
+
+/// The operation of this name; `sdpa` is short for `scaled_dot_product_attention`.
+pub fn find(name: &str) -> Option<&'static Line> {
+    let name = if name == "sdpa" { "scaled_dot_product_attention" } else { name };
+    CATALOGUE.iter().find(|l| l.name == name)
+}

@@ -161,7 +161,7 @@ impl<B: Block> DynBlock for B {
     }
 }
 
-impl dyn DynBlock {
+impl dyn DynBlock + '_ {
     /// The Block as its own type, if it is of that type.
     pub fn downcast<B: Block>(&self) -> Option<&B> {
         self.as_any().downcast_ref()

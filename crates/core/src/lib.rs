@@ -50,7 +50,7 @@ pub use params::Params;
 pub use prim::{Binary, Compare, Prim, Real, Reduce, Unary};
 pub use reference::Reference;
 pub use report::{Decline, Line, Outcome, Report};
-pub use rewrite::{Rewrite, RewriteReport, Rule, RuleReport, rewrite};
+pub use rewrite::{Rewrite, RewriteReport, Rule, RuleReport, Site, rewrite};
 pub use spec::{Spec, broadcast_shapes, row_major};
 pub use tensor::{Node, Op, Tensor};
 pub use value::{ALIGN, Value};

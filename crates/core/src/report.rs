@@ -49,7 +49,7 @@ pub struct Line {
 }
 
 /// What happened to all Blocks of a graph, in graph order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Report {
     /// The backend compiled for.
     pub backend: String,
@@ -78,6 +78,13 @@ impl Report {
             }
         }
         out
+    }
+}
+
+impl fmt::Debug for Report {
+    /// The summary: a line a Block would fill pages.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Report on {}:\n{self}", self.backend)
     }
 }
 

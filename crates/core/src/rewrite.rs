@@ -7,7 +7,7 @@
 //! in order, and the first that replaces it wins.
 
 use crate::{Block, Error, Graph, Op, Operands, Tensor};
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 /// What a rule says of a node.
 #[derive(Clone, Debug)]
@@ -22,7 +22,27 @@ pub enum Rewrite {
     Replaced(Tensor),
 }
 
-type Apply = dyn Fn(&Tensor) -> Rewrite + Send + Sync;
+/// The node a rule looks at, and how often nodes are used.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    node: &'a Tensor,
+    uses: &'a HashMap<u64, usize>,
+}
+
+impl<'a> Site<'a> {
+    /// The node.
+    pub fn node(&self) -> &'a Tensor {
+        self.node
+    }
+
+    /// How many operands and outputs of the graph a node is. A rule that takes a node into what it
+    /// makes must see that nobody else needs it.
+    pub fn uses(&self, t: &Tensor) -> usize {
+        self.uses.get(&t.id()).copied().unwrap_or(0)
+    }
+}
+
+type Apply = dyn Fn(Site<'_>) -> Rewrite + Send + Sync;
 
 /// A named rule.
 #[derive(Clone)]
@@ -41,7 +61,7 @@ impl Rule {
     /// A rule over any node.
     pub fn new(
         name: &'static str,
-        apply: impl Fn(&Tensor) -> Rewrite + Send + Sync + 'static,
+        apply: impl Fn(Site<'_>) -> Rewrite + Send + Sync + 'static,
     ) -> Rule {
         Rule { name, apply: Arc::new(apply) }
     }
@@ -51,7 +71,8 @@ impl Rule {
         name: &'static str,
         apply: impl Fn(&B, B::Inputs<Tensor>) -> Rewrite + Send + Sync + 'static,
     ) -> Rule {
-        Rule::new(name, move |t| {
+        Rule::new(name, move |site| {
+            let t = site.node();
             match (t.block::<B>(), B::Inputs::unflatten(t.inputs().to_vec())) {
                 (Some(block), Some(inputs)) => apply(block, inputs),
                 _ => Rewrite::NoMatch,
@@ -119,35 +140,53 @@ pub fn rewrite(graph: &Graph, rules: &[Rule]) -> Result<(Graph, RewriteReport), 
             .collect(),
     };
     let mut failed = None;
+    // Uses in the graph as it was; what stands for a node is used as often as the node.
+    let mut old_uses: HashMap<u64, usize> = HashMap::new();
+    let nodes = graph.nodes();
+    for t in nodes.iter().flat_map(|t| t.inputs().iter().flatten()).chain(graph.outputs()) {
+        *old_uses.entry(t.id()).or_default() += 1;
+    }
+    let mut order = nodes.iter();
+    let mut uses: HashMap<u64, usize> = HashMap::new();
     let graph = graph.map(|t| {
-        for (rule, line) in rules.iter().zip(&mut report.rules) {
-            match (rule.apply)(t) {
-                Rewrite::NoMatch => {}
-                Rewrite::NoEffect => line.no_effect += 1,
-                Rewrite::Refused(why) => {
-                    let what = match t.op() {
-                        Op::Block(b) => format!("{b:?}"),
-                        _ => t.name().to_string(),
-                    };
-                    line.refused.push(format!("{what} at {}: {why}", t.at()));
-                }
-                Rewrite::Replaced(new) if new.is_poisoned() || new.spec() == t.spec() => {
-                    line.replaced += 1;
-                    return new;
-                }
-                Rewrite::Replaced(new) => {
-                    let message = format!(
-                        "[{}] makes {} of {} at {}",
-                        rule.name,
-                        new.spec(),
-                        t.spec(),
-                        t.at()
-                    );
-                    failed.get_or_insert(Error::Shape { message, at: t.at() });
-                }
-            }
-        }
-        t.clone()
+        let count = order.next().and_then(|old| old_uses.get(&old.id())).copied().unwrap_or(0);
+        let site = Site { node: t, uses: &uses };
+        let new = apply_first(site, rules, &mut report, &mut failed);
+        *uses.entry(new.id()).or_default() += count;
+        new
     })?;
     failed.map_or(Ok((graph, report)), Err)
+}
+
+/// What stands for a node: what the first rule that replaces it makes, or itself.
+fn apply_first(
+    site: Site<'_>,
+    rules: &[Rule],
+    report: &mut RewriteReport,
+    failed: &mut Option<Error>,
+) -> Tensor {
+    let t = site.node;
+    for (rule, line) in rules.iter().zip(&mut report.rules) {
+        match (rule.apply)(site) {
+            Rewrite::NoMatch => {}
+            Rewrite::NoEffect => line.no_effect += 1,
+            Rewrite::Refused(why) => {
+                let what = match t.op() {
+                    Op::Block(b) => format!("{b:?}"),
+                    _ => t.name().to_string(),
+                };
+                line.refused.push(format!("{what} at {}: {why}", t.at()));
+            }
+            Rewrite::Replaced(new) if new.is_poisoned() || new.spec() == t.spec() => {
+                line.replaced += 1;
+                return new.relocated(t.at());
+            }
+            Rewrite::Replaced(new) => {
+                let (name, to, from) = (rule.name, new.spec(), t.spec());
+                let message = format!("[{name}] makes {to} of {from} at {}", t.at());
+                failed.get_or_insert(Error::Shape { message, at: t.at() });
+            }
+        }
+    }
+    t.clone()
 }

@@ -182,6 +182,15 @@ impl Tensor {
         Tensor::node_at(self.op.clone(), inputs, Ok(self.spec.clone()), self.at)
     }
 
+    /// The same operation as if another line had made it, for rules: what they put in the place of
+    /// a node belongs to the line that made the node.
+    pub(crate) fn relocated(&self, at: &'static Location<'static>) -> Tensor {
+        if self.at == at || self.inputs.is_empty() {
+            return self.clone();
+        }
+        Tensor::node_at(self.op.clone(), self.inputs.clone(), Ok(self.spec.clone()), at)
+    }
+
     /// A Block applied to its operands.
     #[track_caller]
     pub fn block<B: Block>(block: B, inputs: B::Inputs<Tensor>) -> Tensor {

@@ -254,8 +254,8 @@ impl Value {
         match spec.dtype {
             DType::F64 => Value::new(shape, data.to_vec()),
             DType::F32 => as_type!(f32),
-            DType::F16 => Value::new(shape, data.iter().map(|&x| f16_from(x)).collect()),
-            DType::BF16 => Value::new(shape, data.iter().map(|&x| bf16_from(x)).collect()),
+            DType::F16 => Value::new(shape, data.iter().map(|&x| round_f16(x)).collect()),
+            DType::BF16 => Value::new(shape, data.iter().map(|&x| round_bf16(x)).collect()),
             DType::I64 => as_type!(i64),
             DType::I32 => as_type!(i32),
             DType::U32 => as_type!(u32),
@@ -281,13 +281,13 @@ impl Value {
     }
 }
 
-/// Rounds to nearest even in one step. (`half` goes through f32 on some targets, which rounds twice.)
-pub(crate) fn f16_from(x: f64) -> f16 {
+/// Rounds to nearest even in one step. (`half` may go through f32, which rounds twice.)
+pub fn round_f16(x: f64) -> f16 {
     f16::from_f32(round_odd(x))
 }
 
 /// Rounds to nearest even in one step.
-pub(crate) fn bf16_from(x: f64) -> bf16 {
+pub fn round_bf16(x: f64) -> bf16 {
     bf16::from_f32(round_odd(x))
 }
 

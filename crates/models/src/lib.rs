@@ -1,1 +1,13 @@
-//! frit-models
+//! Models of Frit: real checkpoints from file to text.
+//!
+//! A model is a configuration, a forward written with the plain layers of [`nn`], and the names of
+//! its weights. It knows neither a backend nor a fused kernel: [`fast_kernels`] are the rules that
+//! rewrite its graph.
+
+#![forbid(unsafe_code)]
+
+mod fast;
+pub mod nn;
+pub mod whisper;
+
+pub use fast::fast_kernels;

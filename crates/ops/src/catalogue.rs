@@ -219,6 +219,13 @@ pub trait Entry: Block {
     /// Cases; at least one of a fused operation is a bench.
     fn cases() -> Vec<Case<Self>>;
 
+    /// Multiplications and additions that the result needs, where they and not the memory bound
+    /// its speed.
+    fn flops(&self, inputs: Self::Inputs<&Spec>) -> Option<f64> {
+        let _ = inputs;
+        None
+    }
+
     /// Recognises this Block in a graph of primitives; the default recognises nothing.
     fn recognise(root: &Tensor) -> Option<(Self, Self::Inputs<Tensor>)> {
         let _ = root;
@@ -226,6 +233,7 @@ pub trait Entry: Block {
     }
 }
 
+type Flops = Arc<dyn Fn(&[Option<&Spec>]) -> Option<f64> + Send + Sync>;
 type Oracle = Arc<dyn Fn(&[Option<Array>]) -> Option<Array> + Send + Sync>;
 
 /// A case with its type erased.
@@ -247,9 +255,29 @@ pub struct DynCase {
     pub bench: bool,
     tolerance: Option<(f64, f64)>,
     oracle: Oracle,
+    flops: Flops,
 }
 
 impl DynCase {
+    /// Specs of the operands in a type.
+    pub fn specs(&self, dtype: DType) -> Vec<Option<Spec>> {
+        self.inputs.iter().map(|o| o.as_ref().map(|o| o.spec(dtype))).collect()
+    }
+
+    /// Multiplications and additions, where they bound the speed.
+    pub fn flops(&self, dtype: DType) -> Option<f64> {
+        let specs = self.specs(dtype);
+        (self.flops)(&specs.iter().map(Option::as_ref).collect::<Vec<_>>())
+    }
+
+    /// Bytes that must be read and written at least.
+    pub fn bytes(&self, dtype: DType) -> usize {
+        let specs = self.specs(dtype);
+        let refs: Vec<Option<&Spec>> = specs.iter().map(Option::as_ref).collect();
+        let out = self.block.infer_list(&refs).map_or(0, |s| s.bytes());
+        out + specs.iter().flatten().map(Spec::bytes).sum::<usize>()
+    }
+
     /// The operands in a type, always the same numbers.
     pub fn values(&self, dtype: DType) -> Vec<Option<Value>> {
         let seed = self.name.bytes().fold(7u64, |h, b| h.wrapping_mul(131).wrapping_add(b as u64));
@@ -314,6 +342,10 @@ impl Line {
 fn cases<B: Entry>() -> Vec<DynCase> {
     let erase = |c: Case<B>| {
         let block = c.block.clone();
+        let flops: Flops = Arc::new(move |specs: &[Option<&Spec>]| {
+            block.flops(Operands::unflatten(specs.to_vec())?)
+        });
+        let block = c.block.clone();
         let oracle: Oracle = Arc::new(move |arrays: &[Option<Array>]| {
             let arrays = arrays.iter().map(Option::as_ref).collect();
             Some(block.oracle(Operands::unflatten(arrays)?))
@@ -328,6 +360,7 @@ fn cases<B: Entry>() -> Vec<DynCase> {
             bench: c.bench,
             tolerance: c.tolerance,
             oracle,
+            flops,
         }
     };
     B::cases().into_iter().map(erase).collect()

@@ -174,6 +174,11 @@ impl Entry for Conv1d {
         y
     }
 
+    fn flops(&self, i: Conv1dInputs<&Spec>) -> Option<f64> {
+        let length = self.length(i.x.shape[2], i.weight.shape[2])?;
+        Some(2.0 * (i.x.shape[0] * length * i.weight.numel()) as f64)
+    }
+
     fn cases() -> Vec<Case<Conv1d>> {
         let case = |name, why, block: Conv1d, x: [usize; 3], out, taps, bias: bool| {
             let inner = x[1] / block.groups;

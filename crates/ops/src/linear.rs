@@ -170,6 +170,10 @@ impl Entry for Linear {
         Array { shape, data }
     }
 
+    fn flops(&self, i: LinearInputs<&Spec>) -> Option<f64> {
+        Some(2.0 * (i.x.numel() * i.weight.shape[0]) as f64)
+    }
+
     fn cases() -> Vec<Case<Linear>> {
         let case = |name, why, activation, x: &[usize], n, bias: bool| {
             let k = x[x.len() - 1];

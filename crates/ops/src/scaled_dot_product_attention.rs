@@ -268,6 +268,15 @@ impl Entry for ScaledDotProductAttention {
         oracle::attention(self, i)
     }
 
+    fn flops(&self, i: AttentionInputs<&Spec>) -> Option<f64> {
+        let [b, h, t, d] = [0, 1, 2, 3].map(|a| i.q.shape[a]);
+        let (s, dv) = (i.k.shape[2], i.v.shape[3]);
+        // Only what the causal rule keeps is counted.
+        let kept = |r: usize| if self.causal { (s + r + 1).saturating_sub(t).min(s) } else { s };
+        let pairs: usize = (0..t).map(kept).sum();
+        Some(2.0 * (b * h * pairs * (d + dv)) as f64)
+    }
+
     fn cases() -> Vec<Case<ScaledDotProductAttention>> {
         cases::cases()
     }

@@ -6,6 +6,8 @@ mod arithmetic;
 mod movement;
 mod special;
 
+pub use crate::value::{round_bf16, round_f16};
+pub use movement::{index_error, update_error};
 pub use special::erf;
 
 use crate::{

@@ -69,7 +69,7 @@ pub(super) fn eval(prim: &Prim, out: &Spec, x: &[&Value]) -> Result<Value, Error
 }
 
 /// The error of an index that does not exist, in the same words on every backend.
-pub(crate) fn index_error(what: &str, index: i64, extent: usize) -> Error {
+pub fn index_error(what: &str, index: i64, extent: usize) -> Error {
     Error::Run(format!("[{what}] index {index} is outside 0..{extent}"))
 }
 
@@ -107,6 +107,6 @@ fn update(axis: usize, out: &Spec, x: &[&Value]) -> Result<Value, Error> {
 }
 
 /// The error of a write past the end, in the same words on every backend.
-pub(crate) fn update_error(start: i64, length: usize, extent: usize) -> Error {
+pub fn update_error(start: i64, length: usize, extent: usize) -> Error {
     Error::Run(format!("[update] {length} positions from {start} do not fit in {extent}"))
 }

@@ -1,0 +1,59 @@
+//! The fused kernels of the catalogue: `fused/x.rs` is the kernel of `ops/x.rs`.
+
+use crate::kernel::Entry;
+
+macro_rules! fused {
+    ($($module:ident :: $block:ident),* $(,)?) => {
+        $(mod $module;)*
+
+        /// Every fused kernel.
+        pub(crate) const FUSED: &[Entry] = &[$(Entry::of::<frit_ops::$block>()),*];
+    };
+}
+
+fused! {
+    rms_norm::RmsNorm,
+    layer_norm::LayerNorm,
+    rope::Rope,
+    swiglu::SwiGlu,
+    gelu::Gelu,
+    silu::Silu,
+    softmax::Softmax,
+    linear::Linear,
+    conv1d::Conv1d,
+    embedding::Embedding,
+    cache_append::CacheAppend,
+}
+
+/// Calls with `$T` bound to the storage type of a float dtype.
+macro_rules! for_float {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            frit_graph::DType::F16 => {
+                type $T = half::f16;
+                $body
+            }
+            frit_graph::DType::BF16 => {
+                type $T = half::bf16;
+                $body
+            }
+            _ => {
+                type $T = f32;
+                $body
+            }
+        }
+    };
+}
+use for_float;
+
+use crate::kernel::{Out, View};
+use crate::kernels::InOut;
+use frit_graph::{Element, Error};
+
+/// The operand and the output, which may be one memory.
+fn in_out<'a, T: Element>(x: &View<'a>, out: &'a mut Out<'_>) -> Result<InOut<'a, T>, Error> {
+    Ok(match x.is_out() {
+        true => InOut::in_place(out.slice_mut::<T>()?),
+        false => InOut::new(x.slice::<T>()?, out.slice_mut::<T>()?),
+    })
+}

@@ -1,0 +1,171 @@
+//! Products of few rows: B is read once and where it is, at the speed of memory.
+//!
+//! Where k lies densely (the weight of a linear layer), an element of C is a dot product, several
+//! at a time so that loads and sums overlap. Where the columns do, the tiles read B unpacked.
+
+use super::finish::Finish;
+use super::pack::{Rows, Strided};
+use super::product::{Extents, Sink};
+use super::tile::{NC, Sums};
+use super::{on, share, take};
+use crate::Pool;
+use crate::simd::{Element, Simd, WithSimd};
+
+/// Up to so many rows go this way.
+pub(crate) const FEW: usize = 4;
+
+/// Bytes of B that a task reads.
+const TASK_BYTES: usize = 64 << 10;
+
+/// Computes all products of at most [`FEW`] rows, `rows(outer, inner)` times `columns(outer)` into
+/// `sink(outer, inner)`. B has steps of 1 along k or along its columns.
+///
+/// # Safety
+/// What the functions give is valid for the extents; the sinks overlap with nothing.
+pub(super) unsafe fn few<'a, A: Element, W: Element, T: Element>(
+    pool: &Pool,
+    e: &Extents,
+    rows: impl Fn(usize, usize) -> Rows<A> + Sync,
+    columns: impl Fn(usize) -> Strided<W> + Sync,
+    sink: impl Fn(usize, usize) -> Sink<'a, T> + Sync,
+    mut scratch: &mut [u8],
+) {
+    let places = e.outer * e.inner;
+    let matrix = e.m * e.k;
+    let widened = take::<f32>(&mut scratch, if e.ready { 0 } else { places * matrix });
+    if !e.ready {
+        share(pool, places, 8 * matrix, &|z| {
+            let from = rows(z / e.inner, z % e.inner);
+            // SAFETY: the rows exist, and their room is this task's alone.
+            unsafe { from.widen(e.isa, e.m, e.k, widened.add(z * matrix)) };
+        });
+    }
+    let chunk = (TASK_BYTES / (e.k * e.size).max(1)).next_multiple_of(32).min(NC);
+    let chunks = e.n.div_ceil(chunk);
+    share(pool, places * chunks, e.m * chunk * e.k, &|i| {
+        let (z, first) = (i / chunks, i % chunks * chunk);
+        let (outer, inner) = (z / e.inner, z % e.inner);
+        let n = chunk.min(e.n - first);
+        let (a, a_row) = match e.ready {
+            true => rows(outer, inner).as_f32(),
+            false => (widened.add(z * matrix).cast_const(), e.k as isize),
+        };
+        let b = columns(outer);
+        let at = b.at.offset(first as isize * b.column).cast_const();
+        let mut sums = [const { std::mem::MaybeUninit::<f32>::uninit() }; FEW * NC];
+        let sums = sums.as_mut_ptr().cast::<f32>();
+        if b.step == 1 {
+            let (m, k, b_column) = (e.m, e.k, b.column);
+            on(e.isa, Dots { a, a_row, b: at, b_column, k, rows: m, columns: n, sums });
+        } else {
+            let b_row = b.step;
+            on(
+                e.isa,
+                Sums { a, a_row, b: at, b_row: Some(b_row), k: e.k, rows: e.m, columns: n, sums },
+            );
+        }
+        let Sink { c, row, column, bias, activation } = sink(outer, inner);
+        let c = c.offset(first as isize * column);
+        let bias = bias.of(0, e.m, first, n);
+        let finish = Finish {
+            sums,
+            rows: e.m,
+            columns: n,
+            bias,
+            activation,
+            c,
+            c_row: row,
+            c_column: column,
+        };
+        on(e.isa, finish);
+    });
+}
+
+/// `sums[i][j] = a row i * b column j`, with a pitch of [`NC`].
+struct Dots<W> {
+    a: *const f32,
+    a_row: isize,
+    b: *const W,
+    b_column: isize,
+    k: usize,
+    /// At most [`FEW`].
+    rows: usize,
+    columns: usize,
+    sums: *mut f32,
+}
+
+impl<W: Element> WithSimd for Dots<W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: who makes a Dots vouches for its pointers.
+        unsafe {
+            match self.rows {
+                1 => self.all::<S, 1, 4>(s),
+                2 => self.all::<S, 2, 4>(s),
+                3 => self.all::<S, 3, 3>(s),
+                _ => self.all::<S, 4, 2>(s),
+            }
+        }
+    }
+}
+
+impl<W: Element> Dots<W> {
+    /// # Safety
+    /// The pointers are valid for what the fields say, and `MR` is `rows`.
+    #[inline(always)]
+    unsafe fn all<S: Simd, const MR: usize, const NR: usize>(&self, s: S) {
+        let mut j = 0;
+        // SAFETY: columns j.. exist.
+        unsafe {
+            while j + NR <= self.columns {
+                self.some::<S, MR, NR>(s, j);
+                j += NR;
+            }
+            while j < self.columns {
+                self.some::<S, MR, 1>(s, j);
+                j += 1;
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for `all`; the columns `first..first + NR` exist.
+    #[inline(always)]
+    unsafe fn some<S: Simd, const MR: usize, const NR: usize>(&self, s: S, first: usize) {
+        let b = self.b.wrapping_offset(first as isize * self.b_column);
+        let mut acc = [[s.zero(); MR]; NR];
+        let mut p = 0;
+        // SAFETY: no more than k elements of these rows and columns are read.
+        unsafe {
+            while p + S::LANES <= self.k {
+                let mut a = [s.zero(); MR];
+                for (i, a) in a.iter_mut().enumerate() {
+                    *a = s.load(self.a.offset(i as isize * self.a_row).add(p));
+                }
+                for (j, acc) in acc.iter_mut().enumerate() {
+                    let b = W::load(s, b.offset(j as isize * self.b_column).add(p));
+                    for (acc, a) in acc.iter_mut().zip(a) {
+                        *acc = s.fma(a, b, *acc);
+                    }
+                }
+                p += S::LANES;
+            }
+            let rest = self.k - p;
+            if rest > 0 {
+                for (j, acc) in acc.iter_mut().enumerate() {
+                    let b = W::load_partial(s, b.offset(j as isize * self.b_column).add(p), rest);
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        let a = self.a.offset(i as isize * self.a_row).add(p);
+                        *acc = s.fma(s.load_partial(a, rest), b, *acc);
+                    }
+                }
+            }
+            for (j, acc) in acc.into_iter().enumerate() {
+                for (i, acc) in acc.into_iter().enumerate() {
+                    *self.sums.add(i * NC + first + j) = s.reduce_sum(acc);
+                }
+            }
+        }
+    }
+}

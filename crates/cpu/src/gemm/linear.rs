@@ -1,0 +1,149 @@
+//! The linear layer: rows of x times the rows of a weight, with bias and activation.
+
+use frit_ops::Activation;
+
+use super::Raw;
+use super::dot::{FEW, few};
+use super::finish::Bias;
+use super::pack::{Packed, Rows, Strided};
+use super::product::{Extents, Sink, packed_product, products};
+use crate::Pool;
+use crate::simd::{Element, Isa, isa};
+
+/// The extents of a linear layer: `out [m, n] = x [m, k] * (weight [n, k])^T`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinearShape {
+    /// Rows of x.
+    pub(crate) m: usize,
+    /// Rows of the weight.
+    pub(crate) n: usize,
+    /// Width of both.
+    pub(crate) k: usize,
+    /// Elements from row to row of x; `k` if it is dense.
+    pub(crate) x_row: usize,
+}
+
+impl LinearShape {
+    fn extents<T: Element, W: Element>(&self, isa: Isa) -> Extents {
+        let &LinearShape { m, n, k, .. } = self;
+        let ready = Rows::<T>::ready(1, k);
+        Extents { isa, outer: 1, inner: 1, m, n, k, size: size_of::<W>(), ready }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.m == 0 || self.n == 0
+    }
+
+    /// # Panics
+    /// If the slices are shorter than the extents say.
+    fn check<T>(&self, x: &[T], bias: Option<&[f32]>, out: &[T]) {
+        let &LinearShape { m, n, k, x_row } = self;
+        assert!(m == 0 || (m - 1) * x_row + k <= x.len(), "x is shorter than {self:?}");
+        assert_eq!(out.len(), m * n, "the output is not {self:?}");
+        assert!(bias.is_none_or(|b| b.len() == n), "the bias is not {self:?}");
+    }
+
+    fn rows<T>(&self, x: &[T]) -> Rows<T> {
+        Rows { at: Raw(x.as_ptr().cast_mut()), row: self.x_row as isize, step: 1 }
+    }
+}
+
+/// Bytes of scratch that [`linear`] needs. It is enough for [`linear_packed`] too.
+pub(crate) fn linear_scratch_bytes<T: Element, W: Element>(shape: &LinearShape) -> usize {
+    linear_scratch_bytes_on::<T, W>(isa(), shape)
+}
+
+pub(super) fn linear_scratch_bytes_on<T: Element, W: Element>(
+    isa: Isa,
+    shape: &LinearShape,
+) -> usize {
+    if shape.is_empty() {
+        return 0;
+    }
+    let e = shape.extents::<T, W>(isa);
+    if shape.m <= FEW { e.few_scratch_bytes() } else { e.scratch_bytes() }
+}
+
+/// `out = activation(x weight^T + bias)`: `weight` is dense, `out` is dense, x has rows at any
+/// distance. `scratch` is aligned to 64 bytes.
+///
+/// # Panics
+/// If a slice does not fit the shape.
+#[expect(clippy::too_many_arguments, reason = "the operands of the layer")]
+pub(crate) fn linear<T: Element, W: Element>(
+    pool: &Pool,
+    shape: &LinearShape,
+    x: &[T],
+    weight: &[W],
+    bias: Option<&[f32]>,
+    activation: Activation,
+    out: &mut [T],
+    scratch: &mut [u8],
+) {
+    linear_on(isa(), pool, shape, x, weight, bias, activation, out, scratch);
+}
+
+#[expect(clippy::too_many_arguments, reason = "the operands of the layer")]
+pub(super) fn linear_on<T: Element, W: Element>(
+    isa: Isa,
+    pool: &Pool,
+    shape: &LinearShape,
+    x: &[T],
+    weight: &[W],
+    bias: Option<&[f32]>,
+    activation: Activation,
+    out: &mut [T],
+    scratch: &mut [u8],
+) {
+    shape.check(x, bias, out);
+    let &LinearShape { m, n, k, .. } = shape;
+    assert_eq!(weight.len(), n * k, "the weight is not {shape:?}");
+    if shape.is_empty() {
+        return;
+    }
+    let e = shape.extents::<T, W>(isa);
+    let weight = Raw(weight.as_ptr().cast_mut());
+    let c = Raw(out.as_mut_ptr());
+    let bias = bias.map_or(Bias::None, Bias::Columns);
+    let rows = shape.rows(x);
+    let rows = |_, _| rows;
+    let columns = |_| Strided { at: weight, k, columns: n, step: 1, column: k as isize };
+    let sink = |_, _| Sink { c, row: n as isize, column: 1, bias, activation };
+    // SAFETY: the slices are as long as the shape says.
+    unsafe {
+        match m <= FEW {
+            true => few(pool, &e, rows, columns, sink, scratch),
+            false => products(pool, &e, rows, columns, sink, scratch),
+        }
+    }
+}
+
+/// As [`linear`] with the weight packed. `shape` must have the weight's `n` and `k`.
+///
+/// # Panics
+/// If a slice or the weight does not fit the shape.
+#[expect(clippy::too_many_arguments, reason = "the operands of the layer")]
+pub(crate) fn linear_packed<T: Element, W: Element>(
+    pool: &Pool,
+    shape: &LinearShape,
+    x: &[T],
+    weight: &Packed<W>,
+    bias: Option<&[f32]>,
+    activation: Activation,
+    out: &mut [T],
+    scratch: &mut [u8],
+) {
+    shape.check(x, bias, out);
+    let &LinearShape { m, n, k, .. } = shape;
+    assert_eq!((weight.n, weight.k), (n, k), "the weight is not {shape:?}");
+    if m == 0 || n == 0 {
+        return;
+    }
+    let e = shape.extents::<T, W>(weight.isa);
+    let c = Raw(out.as_mut_ptr());
+    let bias = bias.map_or(Bias::None, Bias::Columns);
+    let rows = shape.rows(x);
+    let sink = |_, _| Sink { c, row: n as isize, column: 1, bias, activation };
+    // SAFETY: the slices are as long as the shape says, and so are the panels.
+    unsafe { packed_product(pool, &e, |_, _| rows, weight.panels(), sink, scratch) };
+}

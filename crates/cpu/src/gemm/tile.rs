@@ -1,0 +1,222 @@
+//! The inner loops: a block of C as f32 sums, from rows of A and panels of B.
+//!
+//! A tile of `MR x NR` sums stays in registers while k runs; per step it takes one row of the panel
+//! and `MR` single numbers of A. The sizes fill the registers of each instruction set.
+
+use crate::simd::{Element, Isa, Simd, WithSimd};
+
+/// Rows of a block.
+pub(super) const MC: usize = 48;
+/// Columns of a block, a multiple of every panel width.
+pub(super) const NC: usize = 128;
+/// Longest chain of fused steps: so much of a panel stays in L1, and rounding errors stay small.
+const KC: usize = 256;
+
+/// The width of a panel: the columns of a tile.
+pub(super) const fn panel_width(isa: Isa) -> usize {
+    match isa {
+        Isa::Avx512 => 32,
+        Isa::Avx2 => 16,
+        Isa::Portable => 8 * PORTABLE_VECTORS,
+    }
+}
+
+/// Vectors of 8 lanes in a portable tile: SSE2 has 16 registers of 4 lanes, NEON 32.
+const PORTABLE_VECTORS: usize = if cfg!(target_arch = "x86_64") { 1 } else { 2 };
+
+/// `0..k` is summed in parts of so many steps, all equal but for the last.
+fn chain(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(KC).max(1)).max(1)
+}
+
+/// `sums[i][j] = a row i * b column j`, `rows x columns` of them with a pitch of [`NC`].
+pub(super) struct Sums<W> {
+    /// First row; k lies densely.
+    pub(super) a: *const f32,
+    /// From row to row.
+    pub(super) a_row: isize,
+    /// First panel, `[k][NR]`, and the others after it; or a matrix with columns side by side.
+    pub(super) b: *const W,
+    /// From row to row of that matrix; `None` for panels.
+    pub(super) b_row: Option<isize>,
+    pub(super) k: usize,
+    /// At most [`MC`].
+    pub(super) rows: usize,
+    /// At most [`NC`].
+    pub(super) columns: usize,
+    /// Room for the rows; columns up to a whole panel are written.
+    pub(super) sums: *mut f32,
+}
+
+impl<W: Element> WithSimd for Sums<W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: who makes a Sums vouches for its pointers.
+        unsafe {
+            match S::ISA {
+                Isa::Avx512 => self.tiles::<S, 12, 2>(s),
+                Isa::Avx2 => self.tiles::<S, 6, 2>(s),
+                Isa::Portable if cfg!(target_arch = "x86_64") => self.tiles::<S, 4, 1>(s),
+                Isa::Portable => self.tiles::<S, 6, 2>(s),
+            }
+        }
+    }
+}
+
+impl<W: Element> Sums<W> {
+    /// # Safety
+    /// The pointers are valid for what the fields say.
+    #[inline(always)]
+    unsafe fn tiles<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
+        let width = NV * S::LANES;
+        let panels = self.columns.div_ceil(width);
+        let chain = chain(self.k);
+        let chains = self.k.div_ceil(chain).max(1);
+        let (b_row, b_panel) = match self.b_row {
+            Some(row) => (row, width as isize),
+            None => (width as isize, (self.k * width) as isize),
+        };
+        // Few rows read a panel once: then it is read from end to end.
+        let (outer, inner) = if self.rows <= MR { (1, chains) } else { (chains, 1) };
+        for part in 0..outer {
+            for panel in 0..panels {
+                let columns = match self.b_row {
+                    Some(_) => width.min(self.columns - panel * width),
+                    None => width,
+                };
+                for part in part..part + inner {
+                    let from = part * chain;
+                    let b =
+                        self.b.wrapping_offset(panel as isize * b_panel + from as isize * b_row);
+                    let k = chain.min(self.k - from);
+                    let mut row = 0;
+                    while row < self.rows {
+                        let rows = MR.min(self.rows - row);
+                        let a =
+                            self.a.wrapping_offset(row as isize * self.a_row).wrapping_add(from);
+                        let sums = self.sums.wrapping_add(row * NC + panel * width);
+                        let add = part > 0;
+                        let tile = Tile { k, a, a_row: self.a_row, b, b_row, columns, sums, add };
+                        // SAFETY: inside the matrices that the fields describe.
+                        unsafe { tile.rows::<S, MR, NV>(s, rows) };
+                        row += rows;
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Tile<W> {
+    k: usize,
+    a: *const f32,
+    a_row: isize,
+    b: *const W,
+    b_row: isize,
+    /// Columns of `b` that may be read.
+    columns: usize,
+    sums: *mut f32,
+    /// Whether the sums are added to what is there.
+    add: bool,
+}
+
+impl<W: Element> Tile<W> {
+    /// # Safety
+    /// As for [`Tile::sum`], with `rows` rows, from 1 to `MR`.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, const MR: usize, const NV: usize>(self, s: S, rows: usize) {
+        macro_rules! by_rows {
+            ($($n:literal)*) => {
+                match rows {
+                    // The condition is constant: sizes past MR are not compiled.
+                    // SAFETY: the caller's contract, with this many rows.
+                    $($n if $n < MR => unsafe { self.sum::<S, $n, NV>(s) },)*
+                    // SAFETY: as above.
+                    _ => unsafe { self.sum::<S, MR, NV>(s) },
+                }
+            };
+        }
+        by_rows!(1 2 3 4 5 6 7 8 9 10 11)
+    }
+
+    /// # Safety
+    /// `a` is valid for `MR` rows of `k`, `b` for `k` rows of `columns`, `sums` for the tile.
+    #[inline(always)]
+    unsafe fn sum<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            if self.columns == NV * S::LANES {
+                self.whole::<S, MR, NV>(s);
+            } else {
+                for j in 0..NV {
+                    self.partial::<S, MR>(s, j * S::LANES);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Tile::sum`]; all columns may be read.
+    #[inline(always)]
+    unsafe fn whole<S: Simd, const MR: usize, const NV: usize>(&self, s: S) {
+        let mut acc = [[s.zero(); NV]; MR];
+        let mut b = self.b;
+        for p in 0..self.k {
+            // SAFETY: p < k.
+            unsafe {
+                let mut row = [s.zero(); NV];
+                for (j, v) in row.iter_mut().enumerate() {
+                    *v = W::load(s, b.add(j * S::LANES));
+                }
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let a = s.splat(*self.a.offset(i as isize * self.a_row).add(p));
+                    for (acc, b) in acc.iter_mut().zip(row) {
+                        *acc = s.fma(a, b, *acc);
+                    }
+                }
+            }
+            b = b.wrapping_offset(self.b_row);
+        }
+        for (i, acc) in acc.into_iter().enumerate() {
+            for (j, acc) in acc.into_iter().enumerate() {
+                // SAFETY: inside the tile.
+                unsafe { self.put(s, i, j * S::LANES, acc) };
+            }
+        }
+    }
+
+    /// One vector of columns, as far as they may be read. It is rare: compact rather than fast.
+    ///
+    /// # Safety
+    /// As for [`Tile::sum`].
+    #[inline(always)]
+    unsafe fn partial<S: Simd, const MR: usize>(&self, s: S, first: usize) {
+        let n = self.columns.saturating_sub(first).min(S::LANES);
+        for i in 0..MR {
+            let mut acc = s.zero();
+            for p in 0..self.k {
+                // SAFETY: p < k, and n columns from `first` may be read.
+                unsafe {
+                    let b = self.b.wrapping_offset(p as isize * self.b_row).wrapping_add(first);
+                    let a = s.splat(*self.a.offset(i as isize * self.a_row).add(p));
+                    acc = s.fma(a, W::load_partial(s, b, n), acc);
+                }
+            }
+            // SAFETY: inside the tile.
+            unsafe { self.put(s, i, first, acc) };
+        }
+    }
+
+    /// # Safety
+    /// A vector at row `i`, column `j` is inside the tile.
+    #[inline(always)]
+    unsafe fn put<S: Simd>(&self, s: S, i: usize, j: usize, sum: S::F) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let to = self.sums.add(i * NC + j);
+            let sum = if self.add { s.add(s.load(to), sum) } else { sum };
+            s.store(to, sum);
+        }
+    }
+}

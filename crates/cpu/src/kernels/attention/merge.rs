@@ -1,0 +1,81 @@
+//! Puts the parts of rows together whose keys were shared out, always in the same order.
+
+use std::ops::Range;
+
+use super::plan::Task;
+use super::{Job, Sizes};
+use crate::simd::{Element, Isa, Simd, WithSimd, dispatch, dispatch_on};
+use crate::threads::Pool;
+
+/// Fewer results than this are not worth another thread.
+const MIN_ELEMENTS: usize = 8192;
+
+impl<T> Job<'_, T> {
+    /// The part that a task writes.
+    pub(super) fn part(&self, task: &Task) -> *mut f32 {
+        self.part_of(task.batch * self.plan.sizes.key_heads + task.key_head, task.split)
+    }
+
+    #[inline(always)]
+    fn part_of(&self, head: usize, split: usize) -> *mut f32 {
+        self.parts.wrapping_add((head * self.plan.splits + split) * self.plan.part())
+    }
+}
+
+/// Merges all rows.
+pub(super) fn run<T: Element>(isa: Option<Isa>, pool: &Pool, job: &Job<'_, T>) {
+    let Sizes { batch, key_heads, value, .. } = job.plan.sizes;
+    let rows = batch * key_heads * job.plan.rows;
+    let least = MIN_ELEMENTS.div_ceil(value * job.plan.splits);
+    pool.run_chunks(rows, least, &|rows| {
+        let merge = Merge { job, rows };
+        match isa {
+            None => dispatch(merge),
+            Some(isa) => dispatch_on(isa, merge),
+        }
+    });
+}
+
+struct Merge<'a, T> {
+    job: &'a Job<'a, T>,
+    rows: Range<usize>,
+}
+
+impl<T: Element> WithSimd for Merge<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let job = self.job;
+        let (plan, value) = (job.plan, job.plan.sizes.value);
+        for index in self.rows {
+            let (above, row) = (index / plan.rows, index % plan.rows);
+            let (batch, key_head) = (above / plan.sizes.key_heads, above % plan.sizes.key_heads);
+            let head = key_head * plan.group + row % plan.group;
+            let to = job.out_row(batch, head, row / plan.group);
+            // SAFETY: every part has been written whole; this row of the result is no other's.
+            unsafe {
+                let state = |split: usize| {
+                    let state = job.part_of(above, split).add(plan.rows * value + row);
+                    (*state, *state.add(plan.rows))
+                };
+                let top = (0..plan.splits).fold(f32::NEG_INFINITY, |top, i| top.max(state(i).0));
+                let weight = |split: usize| match state(split).0 {
+                    f32::NEG_INFINITY => 0.0,
+                    own => (own - top).exp(),
+                };
+                let sum: f32 = (0..plan.splits).map(|i| weight(i) * state(i).1).sum();
+                let inverse = if sum > 0.0 { 1.0 / sum } else { 0.0 };
+                for c in (0..value).step_by(S::LANES) {
+                    let n = S::LANES.min(value - c);
+                    let mut all = s.zero();
+                    for split in 0..plan.splits {
+                        let part = job.part_of(above, split).add(row * value + c);
+                        let factor = s.splat(weight(split) * inverse);
+                        all = s.fma(factor, s.load_partial(part, n), all);
+                    }
+                    T::store_partial(s, to.add(c), n, all);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! How the work is cut into tasks, and what scratch memory a task needs.
+
+use std::ops::Range;
+
+use super::{Attention, Job, Sizes};
+use crate::simd::MAX_LANES;
+
+/// Up to so many rows over the same keys are worked on by dot products.
+pub(super) const DOT_ROWS: usize = 4;
+/// Keys whose scores exist at a time.
+const DOT_KEYS: usize = 256;
+/// Most rows of a task: their queries and results stay in the L2 cache beside a key tile.
+const MOST_ROWS: usize = 192;
+/// Rows of the widest panel; tasks have a multiple of it.
+const PANEL: usize = 2 * MAX_LANES;
+/// As many tasks as should exist, where there is work for them.
+const TASKS: usize = 32;
+/// A part of the keys of a row is at least so long.
+const LEAST_KEYS: usize = 256;
+/// Multiply-adds that take about 10 microseconds: less is not worth another thread.
+const MIN_WORK: usize = 1 << 19;
+/// The same by dot products, which wait for memory.
+const MIN_WORK_DOTS: usize = 1 << 16;
+
+/// The cut of the work. Depends on nothing but sizes.
+pub(super) struct Plan {
+    pub(super) sizes: Sizes,
+    /// Query heads for each key head.
+    pub(super) group: usize,
+    /// Rows over the same keys: row `r` is query `r / group` of head `r % group` of the group.
+    pub(super) rows: usize,
+    pub(super) dots: bool,
+    /// Rows of a task, and how many times that goes.
+    pub(super) chunk: usize,
+    pub(super) chunks: usize,
+    /// Parts that the keys of a row are cut into.
+    pub(super) splits: usize,
+    pub(super) key_tile: usize,
+    pub(super) tasks: usize,
+    pub(super) room: Room,
+}
+
+/// Lengths of the buffers of a task, in f32. Their meaning: [`Buffers`].
+#[derive(Default)]
+pub(super) struct Room {
+    q: usize,
+    o: usize,
+    state: usize,
+    p: usize,
+    bias: usize,
+    key_bias: usize,
+    k: usize,
+    v: usize,
+    pub(super) all: usize,
+}
+
+/// The scratch memory of a task.
+pub(super) struct Buffers<'a> {
+    /// Scaled queries.
+    pub(super) q: &'a mut [f32],
+    /// Results, not yet divided by their sums.
+    pub(super) o: &'a mut [f32],
+    /// For each row the largest score so far,
+    pub(super) top: &'a mut [f32],
+    /// and the sum of exponentials of scores less that.
+    pub(super) sum: &'a mut [f32],
+    /// Scores of a tile, later their exponentials.
+    pub(super) p: &'a mut [f32],
+    /// What a mask adds to them.
+    pub(super) bias: &'a mut [f32],
+    /// What is added for all rows.
+    pub(super) key_bias: &'a mut [f32],
+    /// Tiles of keys and values, where they must be converted.
+    pub(super) k: &'a mut [f32],
+    pub(super) v: &'a mut [f32],
+    /// Two blocks of lanes by lanes for transpositions.
+    pub(super) blocks: &'a mut [f32],
+}
+
+/// To whole cache lines.
+fn line(n: usize) -> usize {
+    n.next_multiple_of(MAX_LANES)
+}
+
+/// The distance of rows in a converted tile: an odd number of cache lines, so that the rows of a
+/// tile do not compete for the same few places in the cache.
+pub(super) fn tile_stride(width: usize) -> usize {
+    (width.div_ceil(MAX_LANES) | 1) * MAX_LANES
+}
+
+impl Plan {
+    pub(super) fn new(sizes: Sizes) -> Plan {
+        let Sizes { batch, heads, key_heads, queries, keys, head, value } = sizes;
+        let group = heads / key_heads.max(1);
+        let rows = group * queries;
+        let above = batch * key_heads;
+        let dots = rows <= DOT_ROWS;
+        let chunk = match dots {
+            true => rows.max(1),
+            false => {
+                let wanted = (rows * above).div_ceil(TASKS).next_multiple_of(PANEL);
+                let most = wanted.min(MOST_ROWS);
+                rows.div_ceil(rows.div_ceil(most)).next_multiple_of(PANEL)
+            }
+        };
+        let chunks = rows.div_ceil(chunk);
+        let splits = TASKS.div_ceil((above * chunks).max(1)).min(keys / LEAST_KEYS).max(1);
+        let key_tile = match dots {
+            true => DOT_KEYS,
+            false => (KEY_TILE_ELEMENTS / head.max(value).max(1)).clamp(32, 256) / 16 * 16,
+        };
+        let key_tile = key_tile.min(line(keys.max(1)));
+        let (lanes, wide) = if dots { (chunk, line(head)) } else { (PANEL, head) };
+        let tiles = if dots { 0 } else { key_tile };
+        let mut room = Room {
+            q: line(chunk * wide),
+            o: line(chunk * line(value)),
+            state: line(chunk),
+            p: line(lanes * key_tile),
+            bias: line(lanes * key_tile),
+            key_bias: line(key_tile),
+            k: tiles * tile_stride(head),
+            v: tiles * tile_stride(value),
+            all: 0,
+        };
+        room.all = room.q + room.o + 2 * room.state + room.p + room.bias + room.key_bias;
+        room.all += room.k + room.v + 2 * MAX_LANES * MAX_LANES;
+        let tasks = above * chunks * splits;
+        Plan { sizes, group, rows, dots, chunk, chunks, splits, key_tile, tasks, room }
+    }
+
+    /// How many threads can share the work.
+    pub(super) fn slots(&self, threads: usize) -> usize {
+        let Sizes { batch, heads, queries, keys, head, value, .. } = self.sizes;
+        let work = [batch, heads, queries, keys, head + value];
+        let work = work.into_iter().fold(1usize, usize::saturating_mul);
+        let least = if self.dots { MIN_WORK_DOTS } else { MIN_WORK };
+        threads.min(self.tasks).min(work / least).max(1)
+    }
+
+    /// The length of a part in f32: rows, then their largest scores, then their sums.
+    pub(super) fn part(&self) -> usize {
+        self.rows * (self.sizes.value + 2)
+    }
+
+    /// Scratch memory in f32: a room for each slot, then the parts.
+    pub(super) fn scratch(&self, threads: usize) -> usize {
+        let parts = self.sizes.batch * self.sizes.key_heads * self.splits;
+        let parts = if self.splits > 1 { parts * self.part() } else { 0 };
+        self.slots(threads) * self.room.all + parts
+    }
+}
+
+/// f32 of a tile of keys or values: half of an L2 cache of 256 KiB for both.
+const KEY_TILE_ELEMENTS: usize = 8192;
+
+impl Room {
+    pub(super) fn buffers<'a>(&self, room: &'a mut [f32]) -> Buffers<'a> {
+        let mut rest = room;
+        let mut cut = |n: usize| {
+            let (one, more) = std::mem::take(&mut rest).split_at_mut(n);
+            rest = more;
+            one
+        };
+        Buffers {
+            q: cut(self.q),
+            o: cut(self.o),
+            top: cut(self.state),
+            sum: cut(self.state),
+            p: cut(self.p),
+            bias: cut(self.bias),
+            key_bias: cut(self.key_bias),
+            k: cut(self.k),
+            v: cut(self.v),
+            blocks: cut(2 * MAX_LANES * MAX_LANES),
+        }
+    }
+}
+
+/// Some rows of one key head and a range of its keys.
+pub(super) struct Task {
+    pub(super) batch: usize,
+    pub(super) key_head: usize,
+    pub(super) rows: Range<usize>,
+    pub(super) keys: Range<usize>,
+    pub(super) split: usize,
+    pub(super) reach: Reach,
+}
+
+impl Task {
+    pub(super) fn new<T: crate::simd::Element>(job: &Job<'_, T>, index: usize) -> Task {
+        let plan = job.plan;
+        let (index, split) = (index / plan.splits, index % plan.splits);
+        let (index, chunk) = (index / plan.chunks, index % plan.chunks);
+        let (batch, key_head) = (index / plan.sizes.key_heads, index % plan.sizes.key_heads);
+        let rows = chunk * plan.chunk..((chunk + 1) * plan.chunk).min(plan.rows);
+        let reach = Reach::new(job.attention, batch);
+        let all = reach.some(rows.start / plan.group, (rows.end - 1) / plan.group);
+        let part = all.len().div_ceil(plan.splits).next_multiple_of(MAX_LANES);
+        let start = (all.start + split * part).min(all.end);
+        let keys = start..(start + part).min(all.end);
+        Task { batch, key_head, rows, keys, split, reach }
+    }
+
+    /// Whether the sinks, which count once, count here.
+    pub(super) fn sink<T>(&self, attention: &Attention<'_, T>, head: usize) -> f32 {
+        match attention.sinks {
+            Some(z) if self.split == 0 => z[head],
+            _ => f32::NEG_INFINITY,
+        }
+    }
+}
+
+/// Which keys a query sees by its position alone.
+pub(super) struct Reach {
+    length: i64,
+    /// The position of query 0.
+    first: i64,
+    left: Option<i64>,
+    right: Option<i64>,
+}
+
+impl Reach {
+    fn new<T: crate::simd::Element>(a: &Attention<'_, T>, batch: usize) -> Reach {
+        let bound = |n: usize| n.min(1 << 40) as i64;
+        let length = a.length(batch) as i64;
+        let right = a.window.map(|w| bound(w.1));
+        Reach {
+            length,
+            first: length - a.q.shape[2] as i64,
+            left: a.window.map(|w| bound(w.0)),
+            right: if a.causal { Some(0) } else { right },
+        }
+    }
+
+    /// The keys of one query.
+    #[inline(always)]
+    pub(super) fn of(&self, query: usize) -> Range<usize> {
+        let at = self.first + query as i64;
+        let start = self.left.map_or(0, |left| (at - left).clamp(0, self.length));
+        let end = self.right.map_or(self.length, |right| (at + right + 1).clamp(start, self.length));
+        start as usize..end as usize
+    }
+
+    /// The keys that any of these queries sees.
+    #[inline(always)]
+    pub(super) fn some(&self, first: usize, last: usize) -> Range<usize> {
+        self.of(first).start..self.of(last).end.max(self.of(first).start)
+    }
+
+    /// The keys that all of these queries see; may be the wrong way round.
+    #[inline(always)]
+    pub(super) fn all(&self, first: usize, last: usize) -> (usize, usize) {
+        (self.of(last).start, self.of(first).end)
+    }
+}

@@ -1,0 +1,330 @@
+//! From a lowered graph to steps over planned memory.
+//!
+//! 1. [`build`]: every node becomes a view of a buffer or a step that writes one. Reshapes,
+//!    transposes, slices and broadcasts are views; an operand that a kernel cannot read as it
+//!    stands is copied by a step of its own; what depends on weights alone is computed now.
+//! 2. [`Builder::reuse`]: a step writes over an operand that dies there, where its kernel can.
+//! 3. [`memory::place`]: the remaining buffers get places in one block, by their lifetimes. Its
+//!    size is the peak, known before anything runs.
+
+mod layout;
+mod memory;
+mod run;
+
+pub(crate) use layout::Layout;
+pub(crate) use run::Plan;
+
+use crate::{
+    Cpu,
+    kernel::{Kernel, Wants},
+    prepacked::Known,
+    prim,
+};
+use frit_graph::{
+    Error, Graph, Op, Params, Prim, Spec, Tensor, Value, reference,
+};
+use memory::Life;
+use std::collections::HashMap;
+
+/// Where a buffer is.
+pub(crate) enum Place {
+    /// The program's input; `taken` where a step writes over it.
+    Input { index: usize, taken: bool },
+    /// A weight or constant.
+    Known(Box<Known>),
+    /// In the block of memory, from this byte.
+    Block(usize),
+    /// The program's output, allocated when it runs.
+    Output(usize),
+    /// Merged into another buffer, or never used.
+    Nowhere,
+}
+
+pub(crate) struct Buffer {
+    pub(crate) spec: Spec,
+    pub(crate) place: Place,
+}
+
+pub(crate) struct Step {
+    pub(crate) kernel: Box<dyn Kernel>,
+    pub(crate) inputs: Vec<Option<Layout>>,
+    pub(crate) out: usize,
+    pub(crate) out_spec: Spec,
+    /// First byte and size of its working memory in the block.
+    pub(crate) scratch: (usize, usize),
+    pub(crate) name: &'static str,
+}
+
+/// How an output of the program comes about.
+pub(crate) enum Exit {
+    /// It is the memory of this buffer: an output, or an input that was written over.
+    Buffer(usize),
+    /// It is an input or a weight, untouched.
+    Same(usize),
+}
+
+struct Builder<'a> {
+    cpu: &'a Cpu,
+    buffers: Vec<Buffer>,
+    steps: Vec<Step>,
+    layouts: HashMap<u64, Layout>,
+    dense: HashMap<u64, Layout>,
+}
+
+/// Plans a lowered graph.
+pub(crate) fn build(cpu: &Cpu, graph: &Graph, params: &Params) -> Result<Plan, Error> {
+    let mut b = Builder {
+        cpu,
+        buffers: Vec::new(),
+        steps: Vec::new(),
+        layouts: HashMap::new(),
+        dense: HashMap::new(),
+    };
+    for (index, spec) in graph.inputs().iter().enumerate() {
+        b.buffer(spec, Place::Input { index, taken: false });
+    }
+    for node in graph.nodes() {
+        let layout = b.node(&node, params)?;
+        b.layouts.insert(node.id(), layout);
+    }
+    let mut exits = Vec::new();
+    for (k, t) in graph.outputs().iter().enumerate() {
+        exits.push((b.exit(k, t)?, t.spec().clone()));
+    }
+    b.reuse(&mut exits);
+    Ok(b.finish(exits))
+}
+
+impl Builder<'_> {
+    fn buffer(&mut self, spec: &Spec, place: Place) -> usize {
+        self.buffers.push(Buffer { spec: spec.clone(), place });
+        self.buffers.len() - 1
+    }
+
+    fn known(&mut self, value: Value) -> Layout {
+        let spec = value.spec().clone();
+        let known = Known::new(value, self.cpu.shelf().clone());
+        let id = self.buffer(&spec, Place::Known(Box::new(known)));
+        Layout::dense(id, &spec)
+    }
+
+    fn node(&mut self, t: &Tensor, params: &Params) -> Result<Layout, Error> {
+        let spec = t.spec();
+        let operand = |i: usize| t.input(i).map(|t| &self.layouts[&t.id()]);
+        match t.op() {
+            Op::Prim(Prim::Input(i)) => return Ok(Layout::dense(*i, spec)),
+            Op::Prim(Prim::Param(name)) => {
+                let missing = || {
+                    let (name, wanted) = (name.to_string(), spec.clone());
+                    Error::MissingParam { name, wanted }
+                };
+                return Ok(self.known(params.get(name).ok_or_else(missing)?.clone()));
+            }
+            Op::Prim(Prim::Constant(v)) => return Ok(self.known(v.clone())),
+            Op::Prim(p @ Prim::Iota(_)) => return Ok(self.known(reference::eval(p, spec, &[])?)),
+            Op::Prim(Prim::Transpose(perm)) => {
+                if let Some(x) = operand(0) {
+                    return Ok(x.transposed(perm));
+                }
+            }
+            Op::Prim(Prim::Broadcast) => {
+                if let Some(x) = operand(0) {
+                    return Ok(x.broadcast(spec));
+                }
+            }
+            Op::Prim(Prim::Slice { start, step }) => {
+                if let Some(x) = operand(0) {
+                    return Ok(x.sliced(start, step, spec));
+                }
+            }
+            Op::Prim(Prim::Reshape) => {
+                if let Some(x) = t.input(0) {
+                    let view = self.layouts[&x.id()].reshaped(spec);
+                    let dense = |b: &mut Self| b.dense(x).map(|d| d.reshaped(spec));
+                    return match view {
+                        Some(v) => Ok(v),
+                        None => dense(self)?.ok_or_else(|| internal("a dense reshape")),
+                    };
+                }
+            }
+            _ => {}
+        }
+        let kernel: Box<dyn Kernel> = match t.op() {
+            Op::Prim(p) => prim::kernel(p, spec).ok_or_else(|| internal(p.name()))?,
+            Op::Block(b) => self.cpu.make(&**b).ok_or_else(|| internal(b.name()))?,
+            Op::Poison(message) => return Err(internal(message)),
+        };
+        let mut inputs = Vec::new();
+        for (slot, x) in t.inputs().iter().enumerate() {
+            inputs.push(match x {
+                None => None,
+                Some(x) => Some(self.as_wanted(x, kernel.wants(slot))?),
+            });
+        }
+        self.step(kernel, inputs, spec, t.name())
+    }
+
+    /// The operand in a form that a kernel reads.
+    fn as_wanted(&mut self, x: &Tensor, wants: Wants) -> Result<Layout, Error> {
+        let layout = &self.layouts[&x.id()];
+        let fits = match wants {
+            Wants::Dense => layout.is_dense(),
+            Wants::Rows => layout.has_rows(),
+            Wants::Strided => true,
+        };
+        if fits { Ok(layout.clone()) } else { self.dense(x) }
+    }
+
+    /// The tensor with its elements one after the other, copied once if need be.
+    fn dense(&mut self, x: &Tensor) -> Result<Layout, Error> {
+        if let Some(l) = self.dense.get(&x.id()) {
+            return Ok(l.clone());
+        }
+        let from = self.layouts[&x.id()].clone();
+        let layout = match from.is_dense() {
+            true => from,
+            false => self.step(Box::new(prim::Copy), vec![Some(from)], x.spec(), "copy")?,
+        };
+        self.dense.insert(x.id(), layout.clone());
+        Ok(layout)
+    }
+
+    fn step(
+        &mut self,
+        kernel: Box<dyn Kernel>,
+        inputs: Vec<Option<Layout>>,
+        spec: &Spec,
+        name: &'static str,
+    ) -> Result<Layout, Error> {
+        let known = |l: &Layout| matches!(self.buffers[l.buffer].place, Place::Known(_));
+        let constant = inputs.iter().flatten().all(known) && !inputs.is_empty();
+        let out = self.buffer(spec, Place::Nowhere);
+        let refs: Vec<Option<&Layout>> = inputs.iter().map(Option::as_ref).collect();
+        let scratch = (0, kernel.scratch(&refs, self.cpu.pool().threads()));
+        let out_spec = spec.clone();
+        let step = Step { kernel, inputs, out, out_spec, scratch, name };
+        if constant {
+            // It depends on weights alone: computed once, here.
+            let value = run::once(self.cpu, &self.buffers, &step)?;
+            return Ok(self.known(value));
+        }
+        self.steps.push(step);
+        Ok(Layout::dense(out, spec))
+    }
+
+    fn exit(&mut self, k: usize, t: &Tensor) -> Result<Exit, Error> {
+        let layout = self.layouts[&t.id()].clone();
+        let whole = layout.is_dense()
+            && layout.offset == 0
+            && layout.spec.numel() == self.buffers[layout.buffer].spec.numel();
+        match self.buffers[layout.buffer].place {
+            Place::Known(_) | Place::Input { .. } if whole => {
+                return Ok(Exit::Same(layout.buffer));
+            }
+            Place::Nowhere if whole => {
+                self.buffers[layout.buffer].place = Place::Output(k);
+                return Ok(Exit::Buffer(layout.buffer));
+            }
+            _ => {}
+        }
+        // A view, or a buffer that is an output already.
+        let inputs = vec![Some(layout)];
+        let out = self.buffer(t.spec(), Place::Output(k));
+        let (kernel, out_spec) = (Box::new(prim::Copy), t.spec().clone());
+        let step = Step { kernel, inputs, out, out_spec, scratch: (0, 0), name: "copy" };
+        self.steps.push(step);
+        Ok(Exit::Buffer(out))
+    }
+
+    /// Lets steps write over operands that die there.
+    fn reuse(&mut self, exits: &mut [(Exit, Spec)]) {
+        let mut last = vec![0; self.buffers.len()];
+        for (n, step) in self.steps.iter().enumerate() {
+            step.inputs.iter().flatten().for_each(|l| last[l.buffer] = n);
+        }
+        for (e, _) in exits.iter() {
+            // An input that is also an output must outlive every step.
+            if let Exit::Same(b) = e {
+                last[*b] = usize::MAX;
+            }
+        }
+        let mut renamed: Vec<usize> = (0..self.buffers.len()).collect();
+        for n in 0..self.steps.len() {
+            for l in self.steps[n].inputs.iter_mut().flatten() {
+                l.buffer = renamed[l.buffer];
+            }
+            let Some((from, to)) = self.reusable(n, &last) else { continue };
+            // The output's buffer goes on living in the operand's.
+            last[from] = last[to];
+            renamed[to] = from;
+            let place = std::mem::replace(&mut self.buffers[to].place, Place::Nowhere);
+            match (&mut self.buffers[from].place, place) {
+                (Place::Input { taken, .. }, _) => *taken = true,
+                (old, Place::Output(k)) => *old = Place::Output(k),
+                _ => {}
+            }
+            self.steps[n].out = from;
+        }
+        for (e, _) in exits.iter_mut() {
+            if let Exit::Buffer(b) = e {
+                *b = renamed[*b];
+            }
+        }
+    }
+
+    /// The operand's buffer that step `n` may write over, and the buffer it would have written.
+    fn reusable(&self, n: usize, last: &[usize]) -> Option<(usize, usize)> {
+        let step = &self.steps[n];
+        let out = &self.buffers[step.out];
+        step.kernel.in_place().into_iter().find_map(|slot| {
+            let l = step.inputs.get(slot)?.as_ref()?;
+            let buffer = &self.buffers[l.buffer];
+            let free = match buffer.place {
+                Place::Nowhere => true,
+                Place::Input { taken, .. } => step.kernel.updates() && !taken,
+                _ => false,
+            };
+            // Every other operand must stand elsewhere: the kernel writes while it reads.
+            let others = step.inputs.iter().enumerate().filter(|(i, _)| *i != slot);
+            let alone = others.flat_map(|(_, o)| o).all(|o| o.buffer != l.buffer);
+            let whole = l.is_dense() && l.offset == 0 && buffer.spec.bytes() == out.spec.bytes();
+            let fits = whole && l.spec == out.spec && last[l.buffer] == n;
+            (free && alone && fits && l.buffer != step.out).then_some((l.buffer, step.out))
+        })
+    }
+
+    fn finish(mut self, exits: Vec<(Exit, Spec)>) -> Plan {
+        let mut lives: Vec<Option<Life>> = self.buffers.iter().map(|_| None).collect();
+        for (n, step) in self.steps.iter().enumerate() {
+            let touched = step.inputs.iter().flatten().map(|l| l.buffer).chain([step.out]);
+            for b in touched.filter(|&b| matches!(self.buffers[b].place, Place::Nowhere)) {
+                let bytes = self.buffers[b].spec.bytes();
+                lives[b].get_or_insert(Life { bytes, from: n, to: n }).to = n;
+            }
+        }
+        let (mut all, mut owners) = (Vec::new(), Vec::new());
+        for (b, life) in lives.iter().enumerate() {
+            if let Some(l) = life {
+                all.push(*l);
+                owners.push(b);
+            }
+        }
+        for (n, step) in self.steps.iter().enumerate().filter(|(_, s)| s.scratch.1 > 0) {
+            all.push(Life { bytes: step.scratch.1, from: n, to: n });
+            owners.push(usize::MAX);
+        }
+        let (offsets, size) = memory::place(&all);
+        for (b, &at) in owners.iter().zip(&offsets).filter(|(b, _)| **b != usize::MAX) {
+            self.buffers[*b].place = Place::Block(at);
+        }
+        let mut at = offsets[offsets.len() - owners.iter().filter(|b| **b == usize::MAX).count()..].iter();
+        for step in self.steps.iter_mut().filter(|s| s.scratch.1 > 0) {
+            step.scratch.0 = at.next().copied().unwrap_or(0);
+        }
+        Plan::new(self.cpu.pool().clone(), self.buffers, self.steps, exits, size)
+    }
+}
+
+fn internal(what: impl std::fmt::Display) -> Error {
+    Error::Backend { backend: "cpu".into(), message: format!("cannot plan {what}") }
+}

@@ -1,0 +1,218 @@
+//! Running a plan.
+
+use super::{Buffer, Exit, Place, Step};
+use crate::{
+    Cpu, Pool,
+    kernel::{Context, Out, View},
+    prepacked::Known,
+};
+use frit_graph::{ALIGN, Error, Executable, Spec, Value};
+use std::sync::{Mutex, PoisonError};
+
+/// A planned program.
+pub(crate) struct Plan {
+    pool: Pool,
+    buffers: Vec<Buffer>,
+    steps: Vec<Step>,
+    exits: Vec<(Exit, Spec)>,
+    outputs: Vec<(usize, Spec)>,
+    block_bytes: usize,
+    /// Blocks of memory that no run uses at the moment.
+    idle: Mutex<Vec<Block>>,
+}
+
+/// A line of memory of the alignment that kernels expect.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([u8; ALIGN]);
+
+struct Block(Vec<Line>);
+
+impl Block {
+    fn new(bytes: usize) -> Block {
+        Block(vec![Line([0; ALIGN]); bytes.div_ceil(ALIGN)])
+    }
+
+    fn start(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr().cast()
+    }
+}
+
+/// Memory of every buffer in one run: first byte and length.
+#[derive(Clone, Copy)]
+struct Span(*mut u8, usize);
+
+impl Span {
+    const NONE: Span = Span(std::ptr::null_mut(), 0);
+
+    fn reading(bytes: &[u8]) -> Span {
+        Span(bytes.as_ptr().cast_mut(), bytes.len())
+    }
+
+    /// # Safety
+    /// The memory lives for `'a` and nothing writes it meanwhile.
+    unsafe fn get<'a>(self) -> &'a [u8] {
+        match self.1 {
+            0 => &[],
+            // SAFETY: the caller's promise; spans are made of slices or of a block's range.
+            n => unsafe { std::slice::from_raw_parts(self.0, n) },
+        }
+    }
+
+    /// # Safety
+    /// The memory lives for `'a`, may be written, and nothing else reads or writes it meanwhile.
+    unsafe fn get_mut<'a>(self) -> &'a mut [u8] {
+        match self.1 {
+            0 => &mut [],
+            // SAFETY: the caller's promise; spans are made of slices or of a block's range.
+            n => unsafe { std::slice::from_raw_parts_mut(self.0, n) },
+        }
+    }
+}
+
+impl Plan {
+    pub(super) fn new(
+        pool: Pool,
+        buffers: Vec<Buffer>,
+        steps: Vec<Step>,
+        exits: Vec<(Exit, Spec)>,
+        block_bytes: usize,
+    ) -> Plan {
+        let mut outputs: Vec<(usize, Spec)> = Vec::new();
+        for b in &buffers {
+            if let Place::Output(k) = b.place {
+                outputs.push((k, b.spec.clone()));
+            }
+        }
+        outputs.sort_by_key(|o| o.0);
+        Plan { pool, buffers, steps, exits, outputs, block_bytes, idle: Mutex::default() }
+    }
+
+    /// Names of the steps in order.
+    pub(crate) fn step_names(&self) -> impl Iterator<Item = &'static str> {
+        self.steps.iter().map(|s| s.name)
+    }
+}
+
+impl Executable for Plan {
+    fn run(&self, mut inputs: Vec<Value>) -> Result<Vec<Value>, Error> {
+        let lock = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = lock().pop();
+        let mut block = idle.unwrap_or_else(|| Block::new(self.block_bytes));
+        let mut made: Vec<(usize, Value)> = Vec::with_capacity(self.outputs.len());
+        for (k, spec) in &self.outputs {
+            made.push((*k, Value::zeros(spec)?));
+        }
+
+        let base = block.start();
+        let mut spans = Vec::with_capacity(self.buffers.len());
+        for b in &self.buffers {
+            spans.push(match &b.place {
+                Place::Known(k) => Span::reading(k.value.bytes()),
+                // SAFETY: the plan keeps every place inside the block.
+                Place::Block(at) => Span(unsafe { base.add(*at) }, b.spec.bytes()),
+                Place::Input { index, taken: false } => Span::reading(inputs[*index].bytes()),
+                Place::Input { index, taken: true } => writable(&mut inputs[*index])?,
+                Place::Output(k) => match made.iter_mut().find(|m| m.0 == *k) {
+                    Some((_, v)) => writable(v)?,
+                    None => Span::NONE,
+                },
+                Place::Nowhere => Span::NONE,
+            });
+        }
+        for step in &self.steps {
+            if step.out_spec.numel() == 0 {
+                continue;
+            }
+            // SAFETY: the range is the step's own while it runs, and inside the block.
+            let scratch = Span(unsafe { base.add(step.scratch.0) }, step.scratch.1);
+            execute(&self.pool, &self.buffers, step, &spans, scratch)?;
+        }
+        lock().push(block);
+
+        let mut out = Vec::with_capacity(self.exits.len());
+        for (e, spec) in &self.exits {
+            let (Exit::Buffer(b) | Exit::Same(b)) = e;
+            let value = match &self.buffers[*b].place {
+                Place::Input { index, .. } => &inputs[*index],
+                Place::Known(k) => &k.value,
+                Place::Output(k) => match made.iter().find(|m| m.0 == *k) {
+                    Some((_, v)) => v,
+                    None => return Err(Error::Run("an output was not made".into())),
+                },
+                _ => return Err(Error::Run("an output was not kept".into())),
+            };
+            // An output may be another shape of the same bytes.
+            out.push(value.reshaped(spec.shape.clone())?);
+        }
+        Ok(out)
+    }
+
+    fn peak_bytes(&self) -> usize {
+        self.block_bytes + self.outputs.iter().map(|o| o.1.bytes()).sum::<usize>()
+    }
+
+    fn steps(&self) -> usize {
+        self.steps.len()
+    }
+}
+
+/// The bytes of a value for writing; copied first if somebody else holds them.
+fn writable(value: &mut Value) -> Result<Span, Error> {
+    if value.bytes_mut().is_none() {
+        *value = Value::from_bytes(value.spec().clone(), value.bytes())?;
+    }
+    match value.bytes_mut() {
+        Some(bytes) => Ok(Span(bytes.as_mut_ptr(), bytes.len())),
+        None => Err(Error::Run("a fresh value is not writable".into())),
+    }
+}
+
+fn execute(
+    pool: &Pool,
+    buffers: &[Buffer],
+    step: &Step,
+    spans: &[Span],
+    scratch: Span,
+) -> Result<(), Error> {
+    let known = |b: usize| -> Option<&Known> {
+        match &buffers[b].place {
+            Place::Known(k) => Some(&**k),
+            _ => None,
+        }
+    };
+    let mut views: Vec<Option<View<'_>>> = Vec::with_capacity(step.inputs.len());
+    for l in &step.inputs {
+        views.push(l.as_ref().map(|layout| {
+            let is_out = layout.buffer == step.out;
+            // SAFETY: the span lives through the run; the plan gives the step's output memory that
+            // no operand shares, but for the one it writes over, which gets no bytes of its own.
+            let bytes = if is_out { &[] } else { unsafe { spans[layout.buffer].get() } };
+            View { layout, bytes, is_out, known: known(layout.buffer) }
+        }));
+    }
+    // SAFETY: as above; the output and the scratch are disjoint ranges.
+    let (bytes, scratch) = unsafe { (spans[step.out].get_mut(), scratch.get_mut()) };
+    let mut out = Out { spec: &step.out_spec, bytes };
+    step.kernel.run(&views, &mut out, &mut Context { pool, scratch })
+}
+
+/// Runs one step whose operands are all known.
+pub(super) fn once(cpu: &Cpu, buffers: &[Buffer], step: &Step) -> Result<Value, Error> {
+    let mut out = Value::zeros(&step.out_spec)?;
+    if step.out_spec.numel() == 0 {
+        return Ok(out);
+    }
+    let mut spans: Vec<Span> = buffers
+        .iter()
+        .map(|b| match &b.place {
+            Place::Known(k) => Span::reading(k.value.bytes()),
+            _ => Span::NONE,
+        })
+        .collect();
+    spans[step.out] = writable(&mut out)?;
+    let mut block = Block::new(step.scratch.1);
+    let scratch = Span(block.start(), step.scratch.1);
+    execute(cpu.pool(), buffers, step, &spans, scratch)?;
+    Ok(out)
+}

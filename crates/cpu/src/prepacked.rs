@@ -1,0 +1,56 @@
+//! Weights and what is made of them once: a packed weight belongs to the backend and is shared by
+//! every program that uses it.
+
+use frit_graph::Value;
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+type Thing = dyn Any + Send + Sync;
+
+/// Things made of weights, by the weight's memory and the thing's type.
+#[derive(Default)]
+pub(crate) struct Shelf(Mutex<HashMap<(u64, TypeId), Weak<Thing>>>);
+
+impl Shelf {
+    fn get<P: Any + Send + Sync>(&self, value: &Value, make: impl FnOnce(&Value) -> P) -> Arc<P> {
+        let key = (value.id(), TypeId::of::<P>());
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = lock().get(&key).and_then(Weak::upgrade);
+        if let Some(Ok(p)) = found.map(Arc::downcast::<P>) {
+            return p;
+        }
+        let made = Arc::new(make(value));
+        let shared: Arc<Thing> = made.clone();
+        let mut things = lock();
+        things.retain(|_, w| w.strong_count() > 0);
+        things.insert(key, Arc::downgrade(&shared));
+        made
+    }
+}
+
+/// A weight or constant of a program.
+pub(crate) struct Known {
+    pub(crate) value: Value,
+    shelf: Arc<Shelf>,
+    made: Mutex<Vec<Arc<Thing>>>,
+}
+
+impl Known {
+    pub(crate) fn new(value: Value, shelf: Arc<Shelf>) -> Known {
+        Known { value, shelf, made: Mutex::default() }
+    }
+
+    /// What `make` makes, made once.
+    pub(crate) fn prepacked<P: Any + Send + Sync>(&self, make: impl FnOnce(&Value) -> P) -> Arc<P> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(p) = made.iter().find_map(|t| t.clone().downcast::<P>().ok()) {
+            return p;
+        }
+        let new = self.shelf.get(&self.value, make);
+        made.push(new.clone());
+        new
+    }
+}

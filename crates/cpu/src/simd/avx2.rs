@@ -1,0 +1,353 @@
+//! AVX2 with FMA and F16C: 8 lanes.
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use super::{Isa, Simd, WithSimd};
+
+/// Exists only on a processor with AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+/// Runs `work` with the instructions enabled.
+///
+/// # Safety
+/// The processor has AVX2, FMA and F16C.
+#[target_feature(enable = "avx,avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+pub(super) unsafe fn enter<W: WithSimd>(work: W) -> W::Output {
+    work.run(Avx2(()))
+}
+
+/// Calls intrinsics that touch no memory.
+macro_rules! lanes {
+    ($e:expr) => {{
+        // SAFETY: an Avx2 exists only on a processor that has these instructions.
+        unsafe { $e }
+    }};
+}
+
+/// The first `n` of 8 lanes all ones, as `MASKS[8 - n..]`.
+static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+impl Simd for Avx2 {
+    type F = __m256;
+    type I = __m256i;
+    type M = __m256;
+    const LANES: usize = 8;
+    const ISA: Isa = Isa::Avx2;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        lanes!(_mm256_set1_ps(x))
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m256 {
+        // SAFETY: the caller gives 8 readable elements.
+        unsafe { _mm256_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> __m256 {
+        debug_assert!(n <= 8);
+        // SAFETY: n <= 8 keeps the mask inside MASKS; masked lanes of p are not read.
+        unsafe {
+            let mask = _mm256_loadu_si256(MASKS.as_ptr().add(8 - n).cast());
+            _mm256_maskload_ps(p, mask)
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m256) {
+        // SAFETY: the caller gives 8 writable elements.
+        unsafe { _mm256_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, n: usize, v: __m256) {
+        debug_assert!(n <= 8);
+        // A masked store is microcode on AMD; halving is a few plain stores.
+        // SAFETY: the pieces written cover exactly the first n elements.
+        unsafe {
+            let (mut p, mut v) = (p, v);
+            if n & 8 != 0 {
+                return _mm256_storeu_ps(p, v);
+            }
+            if n & 4 != 0 {
+                _mm_storeu_ps(p, _mm256_castps256_ps128(v));
+                v = _mm256_castps128_ps256(_mm256_extractf128_ps::<1>(v));
+                p = p.add(4);
+            }
+            let mut low = _mm256_castps256_ps128(v);
+            if n & 2 != 0 {
+                _mm_storel_epi64(p.cast(), _mm_castps_si128(low));
+                low = _mm_movehl_ps(low, low);
+                p = p.add(2);
+            }
+            if n & 1 != 0 {
+                _mm_store_ss(p, low);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_stream(self, p: *mut f32, v: __m256) {
+        // SAFETY: the caller gives 8 writable elements, aligned to 32 bytes.
+        unsafe { _mm256_stream_ps(p, v) }
+    }
+    #[inline(always)]
+    fn stream_fence(self) {
+        lanes!(_mm_sfence())
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const f16) -> __m256 {
+        // SAFETY: the caller gives 8 readable elements.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut f16, v: __m256) {
+        // SAFETY: the caller gives 8 writable elements.
+        unsafe {
+            let half = _mm256_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT }>(v);
+            _mm_storeu_si128(p.cast(), half);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const bf16) -> __m256 {
+        // SAFETY: the caller gives 8 readable elements.
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut bf16, v: __m256) {
+        let bits = self.bits(v);
+        let odd = self.and_i(self.shr_i::<16>(bits), self.splat_i(1));
+        let rounded = self.add_i(bits, self.add_i(odd, self.splat_i(0x7fff)));
+        // A NaN keeps its upper bits and becomes quiet; rounding could carry it to infinity.
+        let quiet = self.or_i(bits, self.splat_i(0x0040_0000));
+        let number = self.select(self.eq(v, v), self.from_bits(rounded), self.from_bits(quiet));
+        let upper = self.shr_i::<16>(self.bits(number));
+        // SAFETY: the caller gives 8 writable elements.
+        unsafe {
+            let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(upper, upper));
+            _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(packed));
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        lanes!(_mm256_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        lanes!(_mm256_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        lanes!(_mm256_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        lanes!(_mm256_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        lanes!(_mm256_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn fnma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        lanes!(_mm256_fnmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn sqrt(self, a: __m256) -> __m256 {
+        lanes!(_mm256_sqrt_ps(a))
+    }
+    #[inline(always)]
+    fn neg(self, a: __m256) -> __m256 {
+        lanes!(_mm256_xor_ps(a, _mm256_set1_ps(-0.0)))
+    }
+    #[inline(always)]
+    fn abs(self, a: __m256) -> __m256 {
+        lanes!(_mm256_andnot_ps(_mm256_set1_ps(-0.0), a))
+    }
+    #[inline(always)]
+    fn min(self, a: __m256, b: __m256) -> __m256 {
+        lanes!(_mm256_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        lanes!(_mm256_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn round_even(self, a: __m256) -> __m256 {
+        lanes!(_mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a))
+    }
+    #[inline(always)]
+    fn floor(self, a: __m256) -> __m256 {
+        lanes!(_mm256_floor_ps(a))
+    }
+
+    #[inline(always)]
+    fn lt(self, a: __m256, b: __m256) -> __m256 {
+        lanes!(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b))
+    }
+    #[inline(always)]
+    fn le(self, a: __m256, b: __m256) -> __m256 {
+        lanes!(_mm256_cmp_ps::<_CMP_LE_OQ>(a, b))
+    }
+    #[inline(always)]
+    fn eq(self, a: __m256, b: __m256) -> __m256 {
+        lanes!(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b))
+    }
+    #[inline(always)]
+    fn and_m(self, a: __m256, b: __m256) -> __m256 {
+        lanes!(_mm256_and_ps(a, b))
+    }
+    #[inline(always)]
+    fn or_m(self, a: __m256, b: __m256) -> __m256 {
+        lanes!(_mm256_or_ps(a, b))
+    }
+    #[inline(always)]
+    fn any(self, m: __m256) -> bool {
+        lanes!(_mm256_movemask_ps(m)) != 0
+    }
+    #[inline(always)]
+    fn select(self, m: __m256, yes: __m256, no: __m256) -> __m256 {
+        lanes!(_mm256_blendv_ps(no, yes, m))
+    }
+
+    #[inline(always)]
+    fn splat_i(self, x: i32) -> __m256i {
+        lanes!(_mm256_set1_epi32(x))
+    }
+    #[inline(always)]
+    unsafe fn load_i(self, p: *const i32) -> __m256i {
+        // SAFETY: the caller gives 8 readable elements.
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> __m256i {
+        // SAFETY: the caller gives 8 readable bytes.
+        unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> __m256i {
+        // SAFETY: the caller gives 8 readable bytes.
+        unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())) }
+    }
+    #[inline(always)]
+    fn add_i(self, a: __m256i, b: __m256i) -> __m256i {
+        lanes!(_mm256_add_epi32(a, b))
+    }
+    #[inline(always)]
+    fn sub_i(self, a: __m256i, b: __m256i) -> __m256i {
+        lanes!(_mm256_sub_epi32(a, b))
+    }
+    #[inline(always)]
+    fn and_i(self, a: __m256i, b: __m256i) -> __m256i {
+        lanes!(_mm256_and_si256(a, b))
+    }
+    #[inline(always)]
+    fn or_i(self, a: __m256i, b: __m256i) -> __m256i {
+        lanes!(_mm256_or_si256(a, b))
+    }
+    #[inline(always)]
+    fn xor_i(self, a: __m256i, b: __m256i) -> __m256i {
+        lanes!(_mm256_xor_si256(a, b))
+    }
+    #[inline(always)]
+    fn eq_i(self, a: __m256i, b: __m256i) -> __m256 {
+        lanes!(_mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)))
+    }
+    #[inline(always)]
+    fn shl_i<const N: u32>(self, a: __m256i) -> __m256i {
+        lanes!(_mm256_sll_epi32(a, _mm_cvtsi32_si128(N as i32)))
+    }
+    #[inline(always)]
+    fn shr_i<const N: u32>(self, a: __m256i) -> __m256i {
+        lanes!(_mm256_srl_epi32(a, _mm_cvtsi32_si128(N as i32)))
+    }
+    #[inline(always)]
+    fn sar_i<const N: u32>(self, a: __m256i) -> __m256i {
+        lanes!(_mm256_sra_epi32(a, _mm_cvtsi32_si128(N as i32)))
+    }
+    #[inline(always)]
+    fn trunc_to_i(self, a: __m256) -> __m256i {
+        lanes!(_mm256_cvttps_epi32(a))
+    }
+    #[inline(always)]
+    fn to_f(self, a: __m256i) -> __m256 {
+        lanes!(_mm256_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    fn bits(self, a: __m256) -> __m256i {
+        lanes!(_mm256_castps_si256(a))
+    }
+    #[inline(always)]
+    fn from_bits(self, a: __m256i) -> __m256 {
+        lanes!(_mm256_castsi256_ps(a))
+    }
+
+    #[inline(always)]
+    fn swap_pairs(self, a: __m256) -> __m256 {
+        lanes!(_mm256_permute_ps::<0b10_11_00_01>(a))
+    }
+    #[inline(always)]
+    fn twice_low(self, a: __m256) -> __m256 {
+        lanes!(_mm256_permutevar8x32_ps(a, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3)))
+    }
+    #[inline(always)]
+    fn reduce_sum(self, a: __m256) -> f32 {
+        lanes!({
+            let four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        })
+    }
+    #[inline(always)]
+    fn reduce_max(self, a: __m256) -> f32 {
+        lanes!({
+            let four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: the caller's contract is that of transpose8; there is AVX2.
+        unsafe { transpose8(from, stride, to, to_stride) }
+    }
+    #[inline(always)]
+    fn call<W: WithSimd>(self, work: W) -> W::Output {
+        // SAFETY: an Avx2 exists only on a processor that has these instructions.
+        unsafe { enter(work) }
+    }
+}
+
+/// Transposes 8 rows of 8 elements.
+///
+/// # Safety
+/// The processor has AVX; 8 elements can be read at each `from + i * stride` and written at each
+/// `to + i * to_stride`, `i < 8`.
+#[inline(always)]
+pub(super) unsafe fn transpose8(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+    for half in [0, 4] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            // Columns half .. half + 4 of row i in the lower half, of row i + 4 in the upper.
+            let pair = |i: usize| {
+                let low = _mm_loadu_ps(from.add(i * stride + half));
+                let high = _mm_loadu_ps(from.add((i + 4) * stride + half));
+                _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(low), high)
+            };
+            let (a, b, c, d) = (pair(0), pair(1), pair(2), pair(3));
+            let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+            let to = to.add(half * to_stride);
+            _mm256_storeu_ps(to, _mm256_shuffle_ps::<0x44>(ab, cd));
+            _mm256_storeu_ps(to.add(to_stride), _mm256_shuffle_ps::<0xee>(ab, cd));
+            let (ab, cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+            _mm256_storeu_ps(to.add(2 * to_stride), _mm256_shuffle_ps::<0x44>(ab, cd));
+            _mm256_storeu_ps(to.add(3 * to_stride), _mm256_shuffle_ps::<0xee>(ab, cd));
+        }
+    }
+}

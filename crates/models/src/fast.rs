@@ -1,0 +1,85 @@
+//! The rules that put fused operations in the place of plain layers, with the same parameters.
+
+use crate::nn;
+use frit_graph::{Operands, Rewrite, Rule, Site, Tensor};
+use frit_ops as ops;
+
+/// Every rule, for [`frit_graph::rewrite`].
+///
+/// ```
+/// use frit_graph::{DType, Graph, Spec, rewrite};
+/// use frit_models::{fast_kernels, nn::layer};
+/// let graph = Graph::trace(&[Spec::new(DType::F32, [2, 8])], |x| vec![layer::gelu(x[0].clone())])?;
+/// let (fast, report) = rewrite(&graph, &fast_kernels())?;
+/// assert_eq!(report.replaced(), 1);
+/// assert_eq!(fast.histogram().get("gelu"), Some(&1));
+/// # Ok::<(), frit_graph::Error>(())
+/// ```
+pub fn fast_kernels() -> Vec<Rule> {
+    vec![
+        Rule::block::<nn::LayerNorm>("layer_norm", |b, i| {
+            let (weight, bias) = (Some(i.weight), Some(i.bias));
+            let inputs = ops::LayerNormInputs { x: i.x, weight, bias };
+            Rewrite::Replaced(Tensor::block(ops::LayerNorm { eps: b.eps }, inputs))
+        }),
+        Rule::block::<nn::Linear>("linear", |_, i| {
+            let inputs = ops::LinearInputs { x: i.x, weight: i.weight, bias: i.bias };
+            Rewrite::Replaced(Tensor::block(ops::Linear::default(), inputs))
+        }),
+        Rule::new("activation_of_product", activation_of_product),
+        Rule::block::<nn::Gelu>("gelu", |_, i| {
+            Rewrite::Replaced(ops::fast::gelu(&i.x, ops::GeluForm::Erf))
+        }),
+        Rule::block::<nn::Embedding>("embedding", |_, i| {
+            Rewrite::Replaced(ops::fast::embedding(&i.weight, &i.ids))
+        }),
+        Rule::block::<nn::Conv1d>("conv1d", |b, i| {
+            let block =
+                ops::Conv1d { stride: b.stride, padding: b.padding, ..ops::Conv1d::default() };
+            Rewrite::Replaced(ops::fast::conv1d(&i.x, &i.weight, Some(&i.bias), block))
+        }),
+        Rule::block::<nn::Cache>("cache_append", |_, i| {
+            Rewrite::Replaced(ops::fast::cache_append(&i.cache, &i.new, &i.start))
+        }),
+        Rule::block::<nn::Attention>("scaled_dot_product_attention", |b, i| {
+            let block =
+                ops::ScaledDotProductAttention { causal: b.causal, ..Default::default() };
+            let inputs = ops::AttentionInputs {
+                q: i.q,
+                k: i.k,
+                v: i.v,
+                mask: None,
+                key_mask: None,
+                key_length: i.key_length,
+                sinks: None,
+            };
+            Rewrite::Replaced(Tensor::block(block, inputs))
+        }),
+    ]
+}
+
+/// An activation whose operand is a product that nobody else needs becomes part of the product.
+fn activation_of_product(site: Site<'_>) -> Rewrite {
+    let Some(x) = site.node().block::<nn::Gelu>().and_then(|_| site.node().input(0)) else {
+        return Rewrite::NoMatch;
+    };
+    let activation = ops::Activation::Gelu(ops::GeluForm::Erf);
+    let inputs = x.inputs().to_vec();
+    let alone = site.uses(x) == 1;
+    let identity = ops::Activation::Identity;
+    let refused = || Rewrite::Refused("the product is used elsewhere too".into());
+    if x.block::<ops::Linear>().is_some_and(|b| b.activation == identity) {
+        match ops::LinearInputs::unflatten(inputs) {
+            Some(i) if alone => Rewrite::Replaced(Tensor::block(ops::Linear { activation }, i)),
+            _ => refused(),
+        }
+    } else if let Some(b) = x.block::<ops::Conv1d>().filter(|b| b.activation == identity) {
+        let block = ops::Conv1d { activation, ..b.clone() };
+        match ops::Conv1dInputs::unflatten(inputs) {
+            Some(i) if alone => Rewrite::Replaced(Tensor::block(block, i)),
+            _ => refused(),
+        }
+    } else {
+        Rewrite::NoMatch
+    }
+}

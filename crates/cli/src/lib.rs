@@ -1,9 +1,12 @@
 //! What the command `frit` is made of, apart from its arguments.
 //!
-//! It is a library so that tests and other tools of the workspace fetch models and audio in exactly
-//! the way the command does. [`assets`] brings pinned files and keeps them; [`html`] writes a
-//! report that is one file.
+//! It is a library so that tests and other tools of the workspace fetch models and audio, and time
+//! kernels, in exactly the way the command does. [`assets`] brings pinned files and keeps them;
+//! [`bench`] times composed against fused; [`html`] writes a report that is one file;
+//! [`commands`] holds the commands.
 #![forbid(unsafe_code)]
 
 pub mod assets;
+pub mod bench;
+pub mod commands;
 pub mod html;

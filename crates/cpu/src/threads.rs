@@ -253,7 +253,7 @@ impl Shared {
         let sleepers = self.sleepers.load(Ordering::SeqCst);
         if sleepers > 0 {
             let _bed = lock(&self.bed);
-            match tasks - 1 >= sleepers {
+            match tasks > sleepers {
                 true => self.alarm.notify_all(),
                 false => (1..tasks).for_each(|_| self.alarm.notify_one()),
             }

@@ -9,6 +9,8 @@
 //! adds up), [`map1`] and [`map2`] (elementwise functions), then the kernel files.
 
 pub(crate) mod activation;
+pub(crate) mod attention;
+pub(crate) mod einsum;
 pub(crate) mod gate;
 pub(crate) mod norm;
 pub(crate) mod rope;
@@ -64,7 +66,7 @@ impl<'a, T> InOut<'a, T> {
         if self.len == 0 {
             return 0;
         }
-        assert!(width > 0 && self.len % width == 0, "{} is no multiple of {width}", self.len);
+        assert!(width > 0 && self.len.is_multiple_of(width), "{} is no multiple of {width}", self.len);
         self.len / width
     }
 

@@ -245,8 +245,7 @@ impl WithSimd for Angles<'_> {
         let mut far = false;
         for ((&inv_freq, cos), sin) in inv_freqs.iter().zip(&mut *cos).zip(&mut *sin) {
             let angle = position * inv_freq;
-            // NaN is far too.
-            far |= !(angle.abs() <= FAR);
+            far |= angle.abs() > FAR || angle.is_nan();
             let (s, c) = sin_cos(angle);
             *cos = (c * amplitude) as f32;
             *sin = (s * amplitude) as f32;

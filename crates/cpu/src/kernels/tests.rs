@@ -1,6 +1,6 @@
 use half::{bf16, f16};
 
-use super::activation::{Activation, Function, apply, bias_activation, unary};
+use super::activation::{Activation, apply};
 use super::gate::swiglu;
 use super::norm::{layer_norm, rms_norm};
 use super::softmax::softmax;
@@ -304,18 +304,16 @@ fn truth_of(activation: Activation) -> fn(f64) -> f64 {
         Activation::QuickGelu => |x| x * sigmoid(1.702 * x),
         Activation::Silu => |x| x * sigmoid(x),
         Activation::Relu => |x| x.max(0.0),
-        Activation::Sigmoid => sigmoid,
         Activation::Tanh => f64::tanh,
     }
 }
 
-const ACTIVATIONS: [Activation; 7] = [
+const ACTIVATIONS: [Activation; 6] = [
     Activation::GeluErf,
     Activation::GeluTanh,
     Activation::QuickGelu,
     Activation::Silu,
     Activation::Relu,
-    Activation::Sigmoid,
     Activation::Tanh,
 ];
 
@@ -335,63 +333,4 @@ fn activation_case<T: Stored>() {
 #[test]
 fn activations_equal_their_formulas() {
     for_each_type!(activation_case);
-}
-
-fn bias_case<T: Stored>() {
-    let width = 101;
-    let x = normal::<T>(200 * width, 1, 0.0, 2.0);
-    let bias = normal::<f32>(width, 2, 0.0, 1.0);
-    for activation in [None, Some(Activation::GeluErf), Some(Activation::Relu)] {
-        for bias in [None, Some(&bias[..])] {
-            let biases = bias.map_or(vec![0.0; width], wide);
-            let sums = wide(&x).into_iter().enumerate().map(|(i, x)| x + biases[i % width]);
-            let truth = activation.map_or(|x| x, truth_of);
-            let want: Vec<f64> = sums.map(truth).collect();
-            let what = format!("bias {} {activation:?}", bias.is_some());
-            let run = |p: &Pool, io: InOut<'_, T>| bias_activation(p, io, bias, activation, width);
-            for got in everywhere(&what, &x, run) {
-                check(&what, &got, &want, 1e-6, 2e-7);
-            }
-        }
-    }
-}
-
-#[test]
-fn bias_and_activation_equal_their_formulas() {
-    for_each_type!(bias_case);
-}
-
-fn function_case<T: Stored>() {
-    let truths: [(Function, fn(f64) -> f64); 15] = [
-        (Function::Neg, |x| -x),
-        (Function::Abs, f64::abs),
-        (Function::Exp, f64::exp),
-        (Function::Log, f64::ln),
-        (Function::Sqrt, f64::sqrt),
-        (Function::Rsqrt, |x| 1.0 / x.sqrt()),
-        (Function::Recip, |x| 1.0 / x),
-        (Function::Sin, f64::sin),
-        (Function::Cos, f64::cos),
-        (Function::Tanh, f64::tanh),
-        (Function::Erf, |x| erf_pair(x).0),
-        (Function::Sigmoid, sigmoid),
-        (Function::Floor, f64::floor),
-        (Function::Ceil, f64::ceil),
-        (Function::Round, f64::round_ties_even),
-    ];
-    let mut x = normal::<T>(9_001, 1, 0.5, 3.0);
-    let special = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 0.5, 1.5, -2.5];
-    x.extend(special.map(T::from_f32));
-    for (function, truth) in truths {
-        let want: Vec<f64> = wide(&x).into_iter().map(truth).collect();
-        let what = format!("{function:?}");
-        for got in everywhere(&what, &x, |p, io| unary(p, function, io)) {
-            check(&what, &got, &want, 2e-7, 0.0);
-        }
-    }
-}
-
-#[test]
-fn functions_of_one_operand_equal_their_formulas() {
-    for_each_type!(function_case);
 }

@@ -68,8 +68,7 @@ mod tests {
 
     #[test]
     fn memory_is_used_again_when_its_buffer_is_dead() {
-        let chain: Vec<Life> =
-            (0..10).map(|i| Life { bytes: 1000, from: i, to: i + 1 }).collect();
+        let chain: Vec<Life> = (0..10).map(|i| Life { bytes: 1000, from: i, to: i + 1 }).collect();
         assert_eq!(place(&chain).1, 2 * 1024);
     }
 }

@@ -20,9 +20,7 @@ use crate::{
     prepacked::Known,
     prim,
 };
-use frit_graph::{
-    Error, Graph, Op, Params, Prim, Spec, Tensor, Value, reference,
-};
+use frit_graph::{Error, Graph, Op, Params, Prim, Spec, Tensor, Value, reference};
 use memory::Life;
 use std::collections::HashMap;
 
@@ -52,7 +50,6 @@ pub(crate) struct Step {
     pub(crate) out_spec: Spec,
     /// First byte and size of its working memory in the block.
     pub(crate) scratch: (usize, usize),
-    pub(crate) name: &'static str,
 }
 
 /// How an output of the program comes about.
@@ -161,7 +158,7 @@ impl Builder<'_> {
                 Some(x) => Some(self.as_wanted(x, kernel.wants(slot))?),
             });
         }
-        self.step(kernel, inputs, spec, t.name())
+        self.step(kernel, inputs, spec)
     }
 
     /// The operand in a form that a kernel reads.
@@ -183,7 +180,7 @@ impl Builder<'_> {
         let from = self.layouts[&x.id()].clone();
         let layout = match from.is_dense() {
             true => from,
-            false => self.step(Box::new(prim::Copy), vec![Some(from)], x.spec(), "copy")?,
+            false => self.step(Box::new(prim::Copy), vec![Some(from)], x.spec())?,
         };
         self.dense.insert(x.id(), layout.clone());
         Ok(layout)
@@ -194,7 +191,6 @@ impl Builder<'_> {
         kernel: Box<dyn Kernel>,
         inputs: Vec<Option<Layout>>,
         spec: &Spec,
-        name: &'static str,
     ) -> Result<Layout, Error> {
         let known = |l: &Layout| matches!(self.buffers[l.buffer].place, Place::Known(_));
         let constant = inputs.iter().flatten().all(known) && !inputs.is_empty();
@@ -202,7 +198,7 @@ impl Builder<'_> {
         let refs: Vec<Option<&Layout>> = inputs.iter().map(Option::as_ref).collect();
         let scratch = (0, kernel.scratch(&refs, self.cpu.pool().threads()));
         let out_spec = spec.clone();
-        let step = Step { kernel, inputs, out, out_spec, scratch, name };
+        let step = Step { kernel, inputs, out, out_spec, scratch };
         if constant {
             // It depends on weights alone: computed once, here.
             let value = run::once(self.cpu, &self.buffers, &step)?;
@@ -231,7 +227,7 @@ impl Builder<'_> {
         let inputs = vec![Some(layout)];
         let out = self.buffer(t.spec(), Place::Output(k));
         let (kernel, out_spec) = (Box::new(prim::Copy), t.spec().clone());
-        let step = Step { kernel, inputs, out, out_spec, scratch: (0, 0), name: "copy" };
+        let step = Step { kernel, inputs, out, out_spec, scratch: (0, 0) };
         self.steps.push(step);
         Ok(Exit::Buffer(out))
     }
@@ -317,7 +313,8 @@ impl Builder<'_> {
         for (b, &at) in owners.iter().zip(&offsets).filter(|(b, _)| **b != usize::MAX) {
             self.buffers[*b].place = Place::Block(at);
         }
-        let mut at = offsets[offsets.len() - owners.iter().filter(|b| **b == usize::MAX).count()..].iter();
+        let mut at =
+            offsets[offsets.len() - owners.iter().filter(|b| **b == usize::MAX).count()..].iter();
         for step in self.steps.iter_mut().filter(|s| s.scratch.1 > 0) {
             step.scratch.0 = at.next().copied().unwrap_or(0);
         }

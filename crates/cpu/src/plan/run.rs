@@ -62,11 +62,11 @@ impl Span {
     /// # Safety
     /// The memory lives for `'a`, may be written, and nothing else reads or writes it meanwhile.
     unsafe fn get_mut<'a>(self) -> &'a mut [u8] {
-        match self.1 {
-            0 => &mut [],
-            // SAFETY: the caller's promise; spans are made of slices or of a block's range.
-            n => unsafe { std::slice::from_raw_parts_mut(self.0, n) },
-        }
+        // Nothing, but at an address that is aligned as kernels expect.
+        let nothing = std::ptr::NonNull::<Line>::dangling().as_ptr().cast();
+        let start = if self.1 == 0 { nothing } else { self.0 };
+        // SAFETY: the caller's promise; spans are made of slices or of a block's range.
+        unsafe { std::slice::from_raw_parts_mut(start, self.1) }
     }
 }
 
@@ -86,11 +86,6 @@ impl Plan {
         }
         outputs.sort_by_key(|o| o.0);
         Plan { pool, buffers, steps, exits, outputs, block_bytes, idle: Mutex::default() }
-    }
-
-    /// Names of the steps in order.
-    pub(crate) fn step_names(&self) -> impl Iterator<Item = &'static str> {
-        self.steps.iter().map(|s| s.name)
     }
 }
 

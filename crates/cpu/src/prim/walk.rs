@@ -56,8 +56,11 @@ impl<const N: usize> Walk<N> {
         f: &(dyn Fn(usize, usize, [isize; N]) + Sync),
     ) {
         let lines: usize = self.dims.iter().product();
-        let pieces = self.line.div_ceil(SPAN).max(1);
-        let size = self.line.min(SPAN).max(1);
+        if lines * self.line == 0 {
+            return;
+        }
+        let pieces = self.line.div_ceil(SPAN);
+        let size = self.line.min(SPAN);
         pool.run_chunks(lines * pieces, least.div_ceil(size), &|units| {
             let mut at = self.coordinates(units.start / pieces);
             let mut piece = units.start % pieces;

@@ -13,7 +13,7 @@ use super::{MAX_LANES, Simd};
 /// `1.5 * 2^23`: adding it rounds a small number to a whole one, in the low bits of the sum.
 const ROUNDER: f32 = 12_582_912.0;
 /// ln 2 in two parts; the first has nine bits, so that its multiples by small integers are exact.
-const LN2_HIGH: f32 = 0.693_359_375;
+const LN2_HIGH: f32 = 355.0 / 512.0;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
 /// `c[0] + c[1] x + c[2] x^2 + ...`
@@ -150,7 +150,7 @@ pub(crate) fn quick_gelu<S: Simd>(s: S, x: S::F) -> S::F {
 /// 7 ulp above -2; the error grows with the exponent, to 44 ulp of a result of 5e-7 at -5.
 #[inline(always)]
 pub(crate) fn gelu_tanh<S: Simd>(s: S, x: S::F) -> S::F {
-    let slope = s.fma(s.splat(0.071_354_814), s.mul(x, x), s.splat(1.595_769_1));
+    let slope = s.fma(s.splat(0.071_354_814), s.mul(x, x), s.splat(1.595_769));
     times_sigmoid(s, x, s.mul(x, slope))
 }
 

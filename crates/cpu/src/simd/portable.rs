@@ -18,21 +18,13 @@ const L: usize = 8;
 pub(super) struct Lanes<T>([T; L]);
 
 #[inline(always)]
-fn map<A: Copy, B: Copy + Default>(a: Lanes<A>, f: impl Fn(A) -> B) -> Lanes<B> {
-    let mut out = [B::default(); L];
-    for i in 0..L {
-        out[i] = f(a.0[i]);
-    }
-    Lanes(out)
+fn map<A: Copy, B: Copy>(a: Lanes<A>, f: impl Fn(A) -> B) -> Lanes<B> {
+    Lanes(std::array::from_fn(|i| f(a.0[i])))
 }
 
 #[inline(always)]
-fn zip<A: Copy, B: Copy + Default>(a: Lanes<A>, b: Lanes<A>, f: impl Fn(A, A) -> B) -> Lanes<B> {
-    let mut out = [B::default(); L];
-    for i in 0..L {
-        out[i] = f(a.0[i], b.0[i]);
-    }
-    Lanes(out)
+fn zip<A: Copy, B: Copy>(a: Lanes<A>, b: Lanes<A>, f: impl Fn(A, A) -> B) -> Lanes<B> {
+    Lanes(std::array::from_fn(|i| f(a.0[i], b.0[i])))
 }
 
 /// A multiply-add that is fused only where that is one instruction, not a call into libm.
@@ -182,19 +174,11 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn fma(self, a: Lanes<f32>, b: Lanes<f32>, c: Lanes<f32>) -> Lanes<f32> {
-        let mut out = [0.0; L];
-        for i in 0..L {
-            out[i] = mul_add(a.0[i], b.0[i], c.0[i]);
-        }
-        Lanes(out)
+        Lanes(std::array::from_fn(|i| mul_add(a.0[i], b.0[i], c.0[i])))
     }
     #[inline(always)]
     fn fnma(self, a: Lanes<f32>, b: Lanes<f32>, c: Lanes<f32>) -> Lanes<f32> {
-        let mut out = [0.0; L];
-        for i in 0..L {
-            out[i] = mul_add(-a.0[i], b.0[i], c.0[i]);
-        }
-        Lanes(out)
+        Lanes(std::array::from_fn(|i| mul_add(-a.0[i], b.0[i], c.0[i])))
     }
     #[inline(always)]
     fn sqrt(self, a: Lanes<f32>) -> Lanes<f32> {
@@ -257,12 +241,10 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn select(self, m: Lanes<u32>, yes: Lanes<f32>, no: Lanes<f32>) -> Lanes<f32> {
-        let mut out = [0.0; L];
-        for i in 0..L {
-            let bits = (yes.0[i].to_bits() & m.0[i]) | (no.0[i].to_bits() & !m.0[i]);
-            out[i] = f32::from_bits(bits);
-        }
-        Lanes(out)
+        Lanes(std::array::from_fn(|i| {
+            let (yes, no) = (yes.0[i].to_bits(), no.0[i].to_bits());
+            f32::from_bits((yes & m.0[i]) | (no & !m.0[i]))
+        }))
     }
 
     #[inline(always)]

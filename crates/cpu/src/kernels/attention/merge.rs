@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::plan::Task;
+use super::plan::{TASKS, Task};
 use super::{Job, Sizes};
 use crate::simd::{Element, Isa, Simd, WithSimd, dispatch, dispatch_on};
 use crate::threads::Pool;
@@ -59,18 +59,19 @@ impl<T: Element> WithSimd for Merge<'_, T> {
                     (*state, *state.add(plan.rows))
                 };
                 let top = (0..plan.splits).fold(f32::NEG_INFINITY, |top, i| top.max(state(i).0));
-                let weight = |split: usize| match state(split).0 {
-                    f32::NEG_INFINITY => 0.0,
-                    own => (own - top).exp(),
-                };
-                let sum: f32 = (0..plan.splits).map(|i| weight(i) * state(i).1).sum();
+                let (mut weights, mut sum) = ([0.0; TASKS], 0.0);
+                for (split, weight) in weights[..plan.splits].iter_mut().enumerate() {
+                    let (own, part) = state(split);
+                    *weight = if own > f32::NEG_INFINITY { (own - top).exp() } else { 0.0 };
+                    sum += *weight * part;
+                }
                 let inverse = if sum > 0.0 { 1.0 / sum } else { 0.0 };
                 for c in (0..value).step_by(S::LANES) {
                     let n = S::LANES.min(value - c);
                     let mut all = s.zero();
-                    for split in 0..plan.splits {
+                    for (split, weight) in weights[..plan.splits].iter().enumerate() {
                         let part = job.part_of(above, split).add(row * value + c);
-                        let factor = s.splat(weight(split) * inverse);
+                        let factor = s.splat(weight * inverse);
                         all = s.fma(factor, s.load_partial(part, n), all);
                     }
                     T::store_partial(s, to.add(c), n, all);

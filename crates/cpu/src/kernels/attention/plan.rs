@@ -13,8 +13,8 @@ const DOT_KEYS: usize = 256;
 const MOST_ROWS: usize = 192;
 /// Rows of the widest panel; tasks have a multiple of it.
 const PANEL: usize = 2 * MAX_LANES;
-/// As many tasks as should exist, where there is work for them.
-const TASKS: usize = 32;
+/// As many tasks as should exist, where there is work for them; no more parts of a row than that.
+pub(super) const TASKS: usize = 32;
 /// A part of the keys of a row is at least so long.
 const LEAST_KEYS: usize = 256;
 /// Multiply-adds that take about 10 microseconds: less is not worth another thread.
@@ -238,7 +238,8 @@ impl Reach {
     pub(super) fn of(&self, query: usize) -> Range<usize> {
         let at = self.first + query as i64;
         let start = self.left.map_or(0, |left| (at - left).clamp(0, self.length));
-        let end = self.right.map_or(self.length, |right| (at + right + 1).clamp(start, self.length));
+        let end =
+            self.right.map_or(self.length, |right| (at + right + 1).clamp(start, self.length));
         start as usize..end as usize
     }
 

@@ -53,17 +53,16 @@ impl WithSimd for Tile<'_> {
 /// always end up inside the function that enables the instructions.)
 macro_rules! each_block {
     ($s:ty, $nr:expr, $n:expr, |$at:ident, $size:ident| $code:block) => {{
-        each_block!(@ [1 2 3 4 5 6] [7 8 9 10 11 12] $s, $nr, $n, $at, $size, $code)
+        each_block!(@ [1 2 3 4 5 6 7 8 9 10 11 12] $s, $nr, $n, $at, $size, $code)
     }};
-    (@ [$($a:literal)*] [$($b:literal)*]
+    (@ [$($some:literal)*]
         $s:ty, $nr:expr, $n:expr, $at:ident, $size:ident, $code:block) => {{
         let most = most::<$s, $nr>();
         let (mut $at, mut left) = (0, usize::div_ceil($n, most));
         while left > 0 {
             let size = ($n - $at).div_ceil(left);
             match size {
-                $($a => { const $size: usize = $a; $code })*
-                $($b if most > 6 => { const $size: usize = $b; $code })*
+                $($some if $some <= most => { const $size: usize = $some; $code })*
                 _ => {}
             }
             $at += size;
@@ -99,9 +98,14 @@ unsafe fn step<S: Simd, const NR: usize>(s: S, mut t: Tile<'_>) {
     }
 }
 
-/// The most broadcast factors of a block: their products with a panel must fit the registers.
+/// The most broadcast factors of a block: their products with a panel must fit the registers, 16
+/// of 4 lanes where nothing better is known of x86-64, 16 of 8 lanes, 32 of 16, 32 of 4 (aarch64).
 const fn most<S: Simd, const NR: usize>() -> usize {
-    if NR == 1 || matches!(S::ISA, Isa::Avx512) { 12 } else { 6 }
+    match S::ISA {
+        Isa::Portable if cfg!(target_arch = "x86_64") => 3 * (3 - NR),
+        Isa::Avx512 => 12,
+        _ => 6 * (3 - NR),
+    }
 }
 
 /// The scores of `N` keys: `p[j][..] = k[j] . q`; `tops` takes part in the maximum.

@@ -1,0 +1,202 @@
+//! The commands, a file each, and what they share: the machine that they run on, and how they fail.
+//!
+//! A command is a struct of arguments and a function `run` that takes them and an [`Out`]. Results
+//! go to [`Out`], which is the standard output; everything else goes to the standard error through
+//! [`note`]. What a command finds bad about its subject (a case that fails, tokens that differ) is
+//! a [`Verdict`]; what keeps it from doing its work is a [`Failure`].
+
+pub mod bench;
+pub mod demo;
+pub mod doctor;
+pub mod eval;
+pub mod forward;
+mod out;
+mod speech;
+pub mod transcribe;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use frit::cpu::{Cpu, Pool};
+use frit::graph::{Backend, Error, Reference, Rule};
+use frit::load::LoadError;
+use frit::models::fast_kernels;
+use frit::models::whisper::model::WhisperError;
+use frit::models::whisper::tokens::TokensError;
+use frit::models::whisper::transcribe::TranscribeError;
+
+use crate::assets::AssetError;
+
+pub use out::{Out, note};
+
+/// What came of a command that could do its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All is well.
+    Passed,
+    /// Something is not as it should be, and was told.
+    Failed,
+}
+
+/// What kept a command from doing its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Something of the table of assets is not there.
+    #[error(transparent)]
+    Asset(#[from] AssetError),
+    /// A checkpoint or a safetensors file.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A Whisper model.
+    #[error(transparent)]
+    Whisper(#[from] WhisperError),
+    /// A graph, or the backend.
+    #[error(transparent)]
+    Graph(#[from] Error),
+    /// A tokenizer.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    /// A recording.
+    #[error("{}: {source}", path.display())]
+    Speech {
+        /// The recording.
+        path: PathBuf,
+        /// What went wrong.
+        source: TranscribeError,
+    },
+    /// The operating system refused something.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was wanted.
+        doing: &'static str,
+        /// Of which file or folder.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// The standard output takes no more.
+    #[error("cannot write the results: {0}")]
+    Output(std::io::Error),
+    /// What the user gave does not do.
+    #[error("{0}")]
+    Input(String),
+    /// Arguments that do not go together: the exit status is 2.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl Failure {
+    fn io(doing: &'static str, path: &Path, source: std::io::Error) -> Failure {
+        Failure::Io { doing, path: path.to_path_buf(), source }
+    }
+}
+
+/// How many threads work.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Threads {
+    /// Threads that share the work; the results are the same for any number
+    ///
+    /// [default: the environment variable FRIT_THREADS, or one for each processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub threads: Option<u16>,
+}
+
+impl Threads {
+    /// The threads.
+    fn pool(self) -> Pool {
+        match self.threads {
+            Some(threads) => Pool::new(threads.into()),
+            None => Pool::global().clone(),
+        }
+    }
+}
+
+/// A backend by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BackendName {
+    /// This machine's processor.
+    #[default]
+    Cpu,
+    /// Plain loops in float64: slow, and always composed.
+    Reference,
+}
+
+/// What runs the graphs.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Machine {
+    /// What runs the graphs
+    #[arg(long, value_enum, default_value_t)]
+    pub backend: BackendName,
+    /// Turn every fused kernel off
+    #[arg(long)]
+    pub composed: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a comment here would become the description of the command")]
+    pub threads: Threads,
+}
+
+impl Machine {
+    /// The backend on these threads.
+    fn backend(self, pool: &Pool) -> Arc<dyn Backend> {
+        match (self.backend, self.composed) {
+            (BackendName::Reference, _) => Arc::new(Reference),
+            (BackendName::Cpu, true) => Arc::new(Cpu::on(pool.clone()).without_fused()),
+            (BackendName::Cpu, false) => Arc::new(Cpu::on(pool.clone())),
+        }
+    }
+
+    /// The rules that a model's graphs are rewritten by.
+    fn rules(self) -> Vec<Rule> {
+        if self.composed { Vec::new() } else { fast_kernels() }
+    }
+
+    /// The backend in words: `cpu, 2 threads`, `cpu, composed, 1 thread`, `reference`.
+    fn words(self, pool: &Pool) -> String {
+        match self.backend {
+            BackendName::Reference => "reference".into(),
+            BackendName::Cpu => {
+                let composed = if self.composed { ", composed" } else { "" };
+                format!("cpu{composed}, {}", count(pool.threads(), "thread"))
+            }
+        }
+    }
+}
+
+/// `1 case`, `2 cases`.
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Text from a file, fit for a terminal: no control characters, not endless.
+fn plain(text: &str) -> String {
+    const MOST: usize = 600;
+    let clean = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    let mut out: String = text.chars().take(MOST).map(clean).collect();
+    if text.chars().nth(MOST).is_some() {
+        out.push_str("...");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_files_loses_control_characters_and_endless_tails() {
+        assert_eq!(plain("a\u{1b}[31mb\nc"), "a\u{fffd}[31mb\nc");
+        assert_eq!(plain(&"x".repeat(600)).len(), 600);
+        assert_eq!(plain(&"x".repeat(601)), "x".repeat(600) + "...");
+    }
+
+    #[test]
+    fn a_machine_is_put_in_words() {
+        let pool = Pool::new(1);
+        let cpu = Machine { composed: true, ..Machine::default() };
+        assert_eq!(cpu.words(&pool), "cpu, composed, 1 thread");
+        let reference = Machine { backend: BackendName::Reference, ..Machine::default() };
+        assert_eq!(reference.words(&pool), "reference");
+        assert_eq!(reference.backend(&pool).name(), "reference");
+    }
+}

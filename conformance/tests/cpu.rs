@@ -175,7 +175,8 @@ fn every_primitive_agrees_with_the_reference_on_views_of_every_kind() {
 
 fn primitive_graphs(dtype: DType) -> Vec<(String, Graph)> {
     let spec = Spec::new(dtype, [3, 40, 70]);
-    let views: Vec<(&str, fn(&Tensor) -> Tensor)> = vec![
+    type View = fn(&Tensor) -> Tensor;
+    let views: Vec<(&str, View)> = vec![
         ("dense", |x| x.clone()),
         ("transposed", |x| x.transpose(&[2, 0, 1])),
         ("swapped", |x| x.transpose(&[1, 0, 2])),

@@ -196,8 +196,9 @@ pub fn compare(
         effort,
     )?;
     let why = |outcome: &Outcome| match outcome {
+        Outcome::Fused => None,
+        Outcome::Opened => Some("it only holds other Blocks".to_string()),
         Outcome::Composed(why) => Some(why.to_string()),
-        _ => None,
     };
     Ok(Comparison {
         case: case.name,

@@ -63,7 +63,7 @@ fn run(arguments: &Arguments, out: &mut Out) -> Result<Verdict, Failure> {
         Some(Command::Forward(args)) => forward::run(args, out),
         Some(Command::Doctor(args)) => doctor::run(args, out),
         None => {
-            out.text(&Arguments::command().render_long_help().to_string())?;
+            out.text(&Arguments::command().render_help().to_string())?;
             Ok(Verdict::Passed)
         }
     }

@@ -154,8 +154,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// When they are not of type `T` (booleans are read as `u8`).
     pub fn slice<T: Element>(&self) -> Result<&'a [T], Error> {
-        let same = T::DTYPE == self.dtype()
-            || (T::DTYPE, self.dtype()) == (DType::U8, DType::Bool);
+        let same = T::DTYPE == self.dtype() || (T::DTYPE, self.dtype()) == (DType::U8, DType::Bool);
         let all: Option<&[T]> = bytemuck::try_cast_slice(self.bytes).ok().filter(|_| same);
         let Some(all) = all else {
             let (is, read) = (self.dtype(), T::DTYPE);
@@ -197,7 +196,8 @@ impl<'a> View<'a> {
         make: impl FnOnce(&frit_graph::Value) -> P,
     ) -> Option<Arc<P>> {
         let whole = self.layout.is_dense() && self.layout.offset == 0;
-        let known = self.known.filter(|k| whole && k.value.spec().numel() == self.spec().numel())?;
+        let known =
+            self.known.filter(|k| whole && k.value.spec().numel() == self.spec().numel())?;
         Some(known.prepacked(make))
     }
 }
@@ -298,11 +298,14 @@ impl<B: CpuKernel> Kernel for Fused<B> {
     }
 }
 
+/// Says whether a kernel takes a Block on these operands.
+type Accept = fn(&dyn DynBlock, &[Option<&Spec>]) -> Result<(), Decline>;
+
 /// How a kernel is found and made for a Block of one type.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
     pub(crate) block: fn() -> TypeId,
-    pub(crate) accept: fn(&dyn DynBlock, &[Option<&Spec>]) -> Result<(), Decline>,
+    pub(crate) accept: Accept,
     pub(crate) make: fn(&dyn DynBlock) -> Option<Box<dyn Kernel>>,
 }
 

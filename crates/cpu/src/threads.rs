@@ -3,7 +3,8 @@
 //! [`Pool::run`] calls `f(0)`, `f(1)`, ... once each, on the workers and on the calling thread, and
 //! returns when all have finished. Tasks are claimed from one counter, so uneven tasks balance.
 //! Workers spin for some tens of microseconds after a job and then sleep, so that the kernels of
-//! one model, which follow each other closely, find them awake.
+//! one model, which follow each other closely, find them awake: an empty job of two tasks then
+//! costs 0.1 to 0.3 us, and 3 us when they sleep (2 cores of an EPYC at 2.4 GHz, 2026-11).
 //!
 //! How a job goes: the caller writes it into a cell, resets the counter, and opens a new epoch in
 //! `state`. A worker that sees an open epoch *joins* it (a counter in the same word), claims tasks

@@ -40,3 +40,8 @@ pub mod prelude {
     pub use frit_models::fast_kernels;
     pub use frit_ops::fast;
 }
+
+/// The example of the README runs as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

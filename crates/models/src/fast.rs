@@ -42,8 +42,7 @@ pub fn fast_kernels() -> Vec<Rule> {
             Rewrite::Replaced(ops::fast::cache_append(&i.cache, &i.new, &i.start))
         }),
         Rule::block::<nn::Attention>("scaled_dot_product_attention", |b, i| {
-            let block =
-                ops::ScaledDotProductAttention { causal: b.causal, ..Default::default() };
+            let block = ops::ScaledDotProductAttention { causal: b.causal, ..Default::default() };
             let inputs = ops::AttentionInputs {
                 q: i.q,
                 k: i.k,

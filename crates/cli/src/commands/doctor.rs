@@ -189,7 +189,7 @@ fn text(d: &Doctor) -> String {
     for asset in &d.cache.assets {
         let here = if asset.folder.is_some() { "cached" } else { "not cached" };
         let size = format!("{:.1} MB", asset.bytes as f64 / 1e6);
-        rows.push(row(["", &format!("{:<24} {here:<10}  {size:>9}  {}", asset.id, asset.title)]));
+        rows.push(row(["", &format!("{:<28} {here:<10}  {size:>9}  {}", asset.id, asset.title)]));
     }
     for client in &d.clients {
         let found = match (&client.command, &client.version) {

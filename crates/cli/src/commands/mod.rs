@@ -99,7 +99,7 @@ pub struct Threads {
     ///
     /// [default: the environment variable FRIT_THREADS, or one for each processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub threads: Option<u16>,
+    threads: Option<u16>,
 }
 
 impl Threads {
@@ -127,13 +127,12 @@ pub enum BackendName {
 pub struct Machine {
     /// What runs the graphs
     #[arg(long, value_enum, default_value_t)]
-    pub backend: BackendName,
+    backend: BackendName,
     /// Turn every fused kernel off
     #[arg(long)]
-    pub composed: bool,
+    composed: bool,
     #[command(flatten)]
-    #[expect(missing_docs, reason = "a comment here would become the description of the command")]
-    pub threads: Threads,
+    threads: Threads,
 }
 
 impl Machine {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use frit::graph::{Backend, DType, Params, Policy, Rule};
 use frit::models::whisper::config::WhisperConfig;
 use frit::models::whisper::model::{Compiled, LoadOptions, Whisper, WhisperError};
-use frit::models::whisper::tokens::{GenerationConfig, Tokenizer};
+use frit::models::whisper::tokens::{GenerationConfig, Tokenizer, TokensError};
 use frit::models::whisper::transcribe::TranscribeOptions;
 
 use super::{Failure, plain};
@@ -31,7 +31,12 @@ impl Checkpoint {
         let config = WhisperConfig::from_json(&checkpoint.config)
             .map_err(|source| WhisperError::Config { path: path.display().to_string(), source })?;
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-        let tokenizer = Tokenizer::from_folder(folder)?;
+        let tokenizer = Tokenizer::from_folder(folder).map_err(|error| match error {
+            TokensError::Missing { .. } => {
+                Failure::Input(format!("{error}; a model folder must hold its tokenizer"))
+            }
+            other => other.into(),
+        })?;
         let (words, vocab) = (tokenizer.special().end_of_text, config.vocab_size);
         if words as usize >= vocab {
             let path = path.display();

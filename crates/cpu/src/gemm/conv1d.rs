@@ -3,6 +3,8 @@
 //! Row `c * taps + j` of the unfolded input is channel c as tap j sees it. It exists only as
 //! panels, a few megabytes at a time.
 
+use std::ops::Range;
+
 use frit_ops::Conv1d;
 
 use super::Raw;
@@ -131,6 +133,9 @@ pub(super) fn conv1d_on<T: Element, W: Element>(
     unsafe { products(pool, &e, rows, columns, sink, scratch) };
 }
 
+/// Channels that are unfolded at a time.
+const CHANNELS: usize = 16;
+
 /// The unfolded channels of one group.
 #[derive(Clone, Copy)]
 struct Unfolded<T> {
@@ -149,30 +154,69 @@ impl<T: Element> Columns for Unfolded<T> {
 
     unsafe fn pack(self, first: usize, width: usize, panel: *mut T) {
         let columns = width.min(self.outputs - first);
-        for tap in 0..self.taps {
-            // The columns whose place in x, `(first + i) * stride + shift - padding`, exists.
-            let shift = first * self.stride + tap * self.dilation;
-            let missing = self.padding.saturating_sub(shift);
-            let from = missing.div_ceil(self.stride).min(columns);
-            let end = (self.length + self.padding).saturating_sub(shift);
-            let to = end.div_ceil(self.stride).clamp(from, columns);
-            let start = if from < to { from * self.stride + shift - self.padding } else { 0 };
-            for channel in 0..self.channels {
+        // Some channels at a time, so that the rows of all taps meet in the cache.
+        for channel in (0..self.channels).step_by(CHANNELS) {
+            let x = self.at.add(channel * self.length);
+            let panel = panel.wrapping_add(channel * self.taps * width);
+            let some = Unfolded { channels: CHANNELS.min(self.channels - channel), ..self };
+            for tap in 0..self.taps {
+                // The columns whose place in x, `(first + i) * stride + shift - padding`, exists.
+                let shift = first * self.stride + tap * self.dilation;
+                let missing = self.padding.saturating_sub(shift);
+                let from = missing.div_ceil(self.stride).min(columns);
+                let end = (self.length + self.padding).saturating_sub(shift);
+                let to = end.div_ceil(self.stride).clamp(from, columns);
+                let start = if from < to { from * self.stride + shift - self.padding } else { 0 };
+                let x = x.wrapping_add(start).cast_const();
+                let row = panel.wrapping_add(tap * width);
                 // SAFETY: the panel has `channels * taps` rows of `width`, and the places from
                 // `start` on exist, as many as from..to has.
                 unsafe {
-                    let row = panel.add((channel * self.taps + tap) * width);
-                    let row = std::slice::from_raw_parts_mut(row, width);
-                    let x = self.at.add(channel * self.length + start).cast_const();
-                    if to - from < width {
-                        row.fill(T::ZERO);
+                    match ((from, to) == (0, width), width, self.stride) {
+                        (true, 16, 1) => some.whole::<16, 1>(x, row),
+                        (true, 16, 2) => some.whole::<16, 2>(x, row),
+                        (true, 32, 1) => some.whole::<32, 1>(x, row),
+                        (true, 32, 2) => some.whole::<32, 2>(x, row),
+                        _ => some.part(x, row, width, from..to),
                     }
-                    let row = &mut row[from..to];
-                    match self.stride {
-                        1 => std::ptr::copy_nonoverlapping(x, row.as_mut_ptr(), row.len()),
-                        2 => row.iter_mut().enumerate().for_each(|(i, y)| *y = *x.add(2 * i)),
-                        n => row.iter_mut().enumerate().for_each(|(i, y)| *y = *x.add(n * i)),
-                    }
+                }
+            }
+        }
+    }
+}
+
+impl<T: Element> Unfolded<T> {
+    /// The rows of a tap, one a channel; constants make it a copy of vectors.
+    ///
+    /// # Safety
+    /// As for [`Unfolded::part`], with all of `N` columns.
+    unsafe fn whole<const N: usize, const STRIDE: usize>(self, x: *const T, row: *mut T) {
+        for channel in 0..self.channels {
+            let x = x.wrapping_add(channel * self.length);
+            let row = row.wrapping_add(channel * self.taps * N);
+            for i in 0..N {
+                // SAFETY: the caller's contract.
+                unsafe { *row.add(i) = *x.add(i * STRIDE) };
+            }
+        }
+    }
+
+    /// The rows of a tap, one a channel, `width` wide, zero but for `inside`.
+    ///
+    /// # Safety
+    /// The panel has such a row for every channel, the first at `row`; x has what belongs into
+    /// `inside`, the first place of the first channel at `x`.
+    unsafe fn part(self, x: *const T, row: *mut T, width: usize, inside: Range<usize>) {
+        for channel in 0..self.channels {
+            let x = x.wrapping_add(channel * self.length);
+            let row = row.wrapping_add(channel * self.taps * width);
+            for i in 0..width {
+                // SAFETY: the caller's contract.
+                unsafe {
+                    let here = inside.contains(&i);
+                    let value =
+                        if here { *x.add((i - inside.start) * self.stride) } else { T::ZERO };
+                    *row.add(i) = value;
                 }
             }
         }

@@ -11,8 +11,10 @@ use super::{on, share, take};
 use crate::Pool;
 use crate::simd::{Element, Simd, WithSimd};
 
-/// Up to so many rows go this way.
-pub(crate) const FEW: usize = 4;
+/// Up to so many rows go this way: packing B costs about as much as a product with 20 rows.
+pub(crate) const FEW: usize = 16;
+/// Rows that are computed at a time.
+const ROWS: usize = 4;
 
 /// Bytes of B that a task reads.
 const TASK_BYTES: usize = 64 << 10;
@@ -42,7 +44,8 @@ pub(super) unsafe fn few<'a, A: Element, W: Element, T: Element>(
     }
     let chunk = (TASK_BYTES / (e.k * e.size).max(1)).next_multiple_of(32).min(NC);
     let chunks = e.n.div_ceil(chunk);
-    share(pool, places * chunks, e.m * chunk * e.k, &|i| {
+    // Memory is slower than sums of so few rows.
+    share(pool, places * chunks, e.m.max(8) * chunk * e.k, &|i| {
         let (z, first) = (i / chunks, i % chunks * chunk);
         let (outer, inner) = (z / e.inner, z % e.inner);
         let n = chunk.min(e.n - first);
@@ -54,7 +57,7 @@ pub(super) unsafe fn few<'a, A: Element, W: Element, T: Element>(
         let at = b.at.offset(first as isize * b.column).cast_const();
         let mut sums = [const { std::mem::MaybeUninit::<f32>::uninit() }; FEW * NC];
         let sums = sums.as_mut_ptr().cast::<f32>();
-        if b.step == 1 {
+        if b.step == 1 && (b.column != 1 || e.n == 1) {
             let (m, k, b_column) = (e.m, e.k, b.column);
             on(e.isa, Dots { a, a_row, b: at, b_column, k, rows: m, columns: n, sums });
         } else {
@@ -98,13 +101,20 @@ impl<W: Element> WithSimd for Dots<W> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // SAFETY: who makes a Dots vouches for its pointers.
-        unsafe {
-            match self.rows {
-                1 => self.all::<S, 1, 4>(s),
-                2 => self.all::<S, 2, 4>(s),
-                3 => self.all::<S, 3, 3>(s),
-                _ => self.all::<S, 4, 2>(s),
+        let Dots { a, a_row, b, b_column, k, rows, columns, sums } = self;
+        for first in (0..rows).step_by(ROWS) {
+            let rows = ROWS.min(rows - first);
+            let a = a.wrapping_offset(first as isize * a_row);
+            let sums = sums.wrapping_add(first * NC);
+            let dots = Dots { a, a_row, b, b_column, k, rows, columns, sums };
+            // SAFETY: who makes a Dots vouches for its pointers.
+            unsafe {
+                match rows {
+                    1 => dots.all::<S, 1, 1, 4>(s),
+                    2 => dots.all::<S, 2, 2, 2>(s),
+                    3 => dots.all::<S, 3, 3, 1>(s),
+                    _ => dots.all::<S, 4, 2, 1>(s),
+                }
             }
         }
     }
@@ -114,58 +124,93 @@ impl<W: Element> Dots<W> {
     /// # Safety
     /// The pointers are valid for what the fields say, and `MR` is `rows`.
     #[inline(always)]
-    unsafe fn all<S: Simd, const MR: usize, const NR: usize>(&self, s: S) {
+    unsafe fn all<S: Simd, const MR: usize, const NR: usize, const KU: usize>(&self, s: S) {
         let mut j = 0;
         // SAFETY: columns j.. exist.
         unsafe {
             while j + NR <= self.columns {
-                self.some::<S, MR, NR>(s, j);
+                self.some::<S, MR, NR, KU>(s, j);
                 j += NR;
             }
             while j < self.columns {
-                self.some::<S, MR, 1>(s, j);
+                self.some::<S, MR, 1, KU>(s, j);
                 j += 1;
             }
         }
     }
 
+    /// `NR` columns, with `KU` sums an element that overlap.
+    ///
     /// # Safety
     /// As for `all`; the columns `first..first + NR` exist.
     #[inline(always)]
-    unsafe fn some<S: Simd, const MR: usize, const NR: usize>(&self, s: S, first: usize) {
+    unsafe fn some<S: Simd, const MR: usize, const NR: usize, const KU: usize>(
+        &self,
+        s: S,
+        first: usize,
+    ) {
         let b = self.b.wrapping_offset(first as isize * self.b_column);
-        let mut acc = [[s.zero(); MR]; NR];
+        let mut acc = [[[s.zero(); MR]; NR]; KU];
         let mut p = 0;
         // SAFETY: no more than k elements of these rows and columns are read.
         unsafe {
-            while p + S::LANES <= self.k {
-                let mut a = [s.zero(); MR];
-                for (i, a) in a.iter_mut().enumerate() {
-                    *a = s.load(self.a.offset(i as isize * self.a_row).add(p));
-                }
-                for (j, acc) in acc.iter_mut().enumerate() {
-                    let b = W::load(s, b.offset(j as isize * self.b_column).add(p));
-                    for (acc, a) in acc.iter_mut().zip(a) {
-                        *acc = s.fma(a, b, *acc);
-                    }
-                }
-                p += S::LANES;
-            }
-            let rest = self.k - p;
-            if rest > 0 {
-                for (j, acc) in acc.iter_mut().enumerate() {
-                    let b = W::load_partial(s, b.offset(j as isize * self.b_column).add(p), rest);
-                    for (i, acc) in acc.iter_mut().enumerate() {
-                        let a = self.a.offset(i as isize * self.a_row).add(p);
-                        *acc = s.fma(s.load_partial(a, rest), b, *acc);
-                    }
+            while p + KU * S::LANES <= self.k {
+                for acc in &mut acc {
+                    self.step(s, b, p, S::LANES, acc);
+                    p += S::LANES;
                 }
             }
-            for (j, acc) in acc.into_iter().enumerate() {
-                for (i, acc) in acc.into_iter().enumerate() {
-                    *self.sums.add(i * NC + first + j) = s.reduce_sum(acc);
+            while p < self.k {
+                let n = S::LANES.min(self.k - p);
+                self.step(s, b, p, n, &mut acc[0]);
+                p += n;
+            }
+        }
+        for j in 0..NR {
+            for i in 0..MR {
+                let mut sum = acc[0][j][i];
+                for acc in &acc[1..] {
+                    sum = s.add(sum, acc[j][i]);
+                }
+                // SAFETY: the sums have room for these rows and columns.
+                unsafe { *self.sums.add(i * NC + first + j) = s.reduce_sum(sum) };
+            }
+        }
+    }
+
+    /// Adds the `n` products from `p` on, at most a vector of them.
+    ///
+    /// # Safety
+    /// `p + n <= k`, and there are `MR` rows and `NR` columns from `b` on.
+    #[inline(always)]
+    unsafe fn step<S: Simd, const MR: usize, const NR: usize>(
+        &self,
+        s: S,
+        b: *const W,
+        p: usize,
+        n: usize,
+        acc: &mut [[S::F; MR]; NR],
+    ) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let mut rows = [s.zero(); MR];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = load::<S, f32>(s, self.a.offset(i as isize * self.a_row).add(p), n);
+            }
+            for (j, acc) in acc.iter_mut().enumerate() {
+                let b = load::<S, W>(s, b.offset(j as isize * self.b_column).add(p), n);
+                for (acc, row) in acc.iter_mut().zip(rows) {
+                    *acc = s.fma(row, b, *acc);
                 }
             }
         }
     }
+}
+
+/// # Safety
+/// `p` is valid for `n` elements, and `n` is at most a vector.
+#[inline(always)]
+unsafe fn load<S: Simd, W: Element>(s: S, p: *const W, n: usize) -> S::F {
+    // SAFETY: the caller's contract.
+    unsafe { if n == S::LANES { W::load(s, p) } else { W::load_partial(s, p, n) } }
 }

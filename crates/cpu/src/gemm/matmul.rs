@@ -37,6 +37,7 @@ pub(crate) struct Product {
 
 impl Product {
     /// A product of dense row-major matrices without a batch.
+    #[cfg(test)]
     pub(crate) fn dense(m: usize, n: usize, k: usize) -> Product {
         let [across_k, across_n] = [k as isize, n as isize];
         let (a, b, c) = ([across_k, 1], [across_n, 1], [across_n, 1]);
@@ -120,7 +121,9 @@ impl Product {
 
     /// Whether B is read where it is, because there are few rows in A.
     fn few(&self) -> bool {
-        self.m <= FEW && (self.b[0] == 1 || self.b[1] == 1)
+        // Dot products of few terms are mostly overhead.
+        let dots = self.b[0] == 1 && (self.k >= 8 || self.n == 1);
+        self.m <= FEW && (self.b[1] == 1 || dots)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Operands made ready: columns of B as panels, rows of A as dense f32.
 
+use std::ops::Range;
+
 use super::tile::panel_width;
 use super::{Raw, lines, on, share};
 use crate::Pool;
@@ -133,9 +135,9 @@ impl<T: Element> Rows<T> {
             on(isa, Widen { rows: self, count: rows, k, to });
             return;
         }
-        // Steps outside: where rows lie side by side, reads run along them.
-        for p in 0..k {
-            for i in 0..rows {
+        // Small squares, because reads and writes cannot both run along memory.
+        for (i, p) in squares(rows, k) {
+            for (i, p) in (i.start..i.end).flat_map(|i| p.clone().map(move |p| (i, p))) {
                 // SAFETY: inside both matrices.
                 unsafe {
                     let x = *self.at.offset(i as isize * self.row + p as isize * self.step);
@@ -144,6 +146,15 @@ impl<T: Element> Rows<T> {
             }
         }
     }
+}
+
+/// The squares of a matrix, side by side along its columns.
+fn squares(rows: usize, columns: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    const SIDE: usize = 16;
+    (0..columns).step_by(SIDE).flat_map(move |j| {
+        let square = move |i| (i..rows.min(i + SIDE), j..columns.min(j + SIDE));
+        (0..rows).step_by(SIDE).map(square)
+    })
 }
 
 struct Widen<T> {

@@ -20,6 +20,9 @@ const FEW_ROWS: usize = 16;
 /// Bytes of panels that such a task reads.
 const FEW_ROWS_BYTES: usize = 64 << 10;
 
+/// So many blocks balance on some threads; where there are fewer, they are made narrower.
+const ENOUGH: usize = 24;
+
 /// Where a result goes and what happens to it on the way.
 pub(super) struct Sink<'a, T> {
     pub(super) c: Raw<T>,
@@ -37,13 +40,16 @@ struct Cut {
 }
 
 impl Cut {
-    /// For panels of `bytes` bytes and columns of `width`.
-    fn new(rows: usize, bytes: usize, width: usize) -> Cut {
-        let columns = match rows <= FEW_ROWS {
-            true => (FEW_ROWS_BYTES / bytes.max(1)).max(1) * width,
-            false => NC,
-        };
-        Cut { rows: MC, columns: columns.min(NC) }
+    /// For `m x n` sums over panels of `bytes` bytes and `width` columns.
+    fn new(m: usize, n: usize, bytes: usize, width: usize) -> Cut {
+        let mut cut = Cut { rows: MC, columns: NC };
+        if m <= FEW_ROWS {
+            cut.columns = ((FEW_ROWS_BYTES / bytes.max(1)).max(1) * width).min(NC);
+        }
+        while cut.blocks(m, n) < ENOUGH && cut.columns >= 64 {
+            cut.columns = (cut.columns / 2).next_multiple_of(width);
+        }
+        cut
     }
 
     fn blocks(self, m: usize, n: usize) -> usize {
@@ -292,7 +298,7 @@ impl Part {
         let &Part { outer, outers, row, m, column, n } = self;
         let width = panel_width(e.isa);
         let matrix = n.next_multiple_of(width) * e.k;
-        let cut = Cut::new(m, e.k * width * e.size, width);
+        let cut = Cut::new(m, n, e.k * width * e.size, width);
         let blocks = cut.blocks(m, n);
         let work = cut.rows.min(m) * cut.columns.min(n) * e.k;
         share(pool, outers * e.inner * blocks, work, &|i| {

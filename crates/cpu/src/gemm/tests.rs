@@ -4,7 +4,7 @@ mod conv1d;
 mod linear;
 mod matmul;
 
-use frit_graph::{DType, Value};
+use frit_graph::Value;
 use frit_ops::{Activation, GeluForm};
 
 use super::Raw;

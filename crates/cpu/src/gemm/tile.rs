@@ -3,6 +3,8 @@
 //! A tile of `MR x NR` sums stays in registers while k runs; per step it takes one row of the panel
 //! and `MR` single numbers of A. The sizes fill the registers of each instruction set.
 
+use std::mem::MaybeUninit;
+
 use crate::simd::{Element, Isa, Simd, WithSimd};
 
 /// Rows of a block.
@@ -17,12 +19,12 @@ pub(super) const fn panel_width(isa: Isa) -> usize {
     match isa {
         Isa::Avx512 => 32,
         Isa::Avx2 => 16,
-        Isa::Portable => 8 * PORTABLE_VECTORS,
+        Isa::Portable => PORTABLE_WIDTH,
     }
 }
 
-/// Vectors of 8 lanes in a portable tile: SSE2 has 16 registers of 4 lanes, NEON 32.
-const PORTABLE_VECTORS: usize = if cfg!(target_arch = "x86_64") { 1 } else { 2 };
+/// SSE2 has 16 registers of 4 lanes, NEON 32.
+const PORTABLE_WIDTH: usize = if cfg!(target_arch = "x86_64") { 8 } else { 16 };
 
 /// `0..k` is summed in parts of so many steps, all equal but for the last.
 fn chain(k: usize) -> usize {
@@ -77,6 +79,9 @@ impl<W: Element> Sums<W> {
             Some(row) => (row, width as isize),
             None => (width as isize, (self.k * width) as isize),
         };
+        // Widening is dear without instructions for it: once a panel rather than once a tile.
+        let widen = !W::IS_F32 && S::ISA == Isa::Portable && self.rows > MR && self.b_row.is_none();
+        let mut wide = [const { MaybeUninit::<f32>::uninit() }; KC * PORTABLE_WIDTH];
         // Few rows read a panel once: then it is read from end to end.
         let (outer, inner) = if self.rows <= MR { (1, chains) } else { (chains, 1) };
         for part in 0..outer {
@@ -87,20 +92,25 @@ impl<W: Element> Sums<W> {
                 };
                 for part in part..part + inner {
                     let from = part * chain;
+                    let k = chain.min(self.k - from);
                     let b =
                         self.b.wrapping_offset(panel as isize * b_panel + from as isize * b_row);
-                    let k = chain.min(self.k - from);
-                    let mut row = 0;
-                    while row < self.rows {
-                        let rows = MR.min(self.rows - row);
-                        let a =
-                            self.a.wrapping_offset(row as isize * self.a_row).wrapping_add(from);
-                        let sums = self.sums.wrapping_add(row * NC + panel * width);
-                        let add = part > 0;
-                        let tile = Tile { k, a, a_row: self.a_row, b, b_row, columns, sums, add };
-                        // SAFETY: inside the matrices that the fields describe.
-                        unsafe { tile.rows::<S, MR, NV>(s, rows) };
-                        row += rows;
+                    let a = self.a.wrapping_add(from);
+                    let sums = self.sums.wrapping_add(panel * width);
+                    let tile =
+                        Tile { k, a, a_row: self.a_row, b, b_row, columns, sums, add: part > 0 };
+                    // SAFETY: inside the matrices that the fields describe; a chain of a portable
+                    // panel fits into `wide`.
+                    unsafe {
+                        if widen {
+                            let wide = wide.as_mut_ptr().cast::<f32>();
+                            for at in (0..k * width).step_by(S::LANES) {
+                                s.store(wide.add(at), W::load(s, b.add(at)));
+                            }
+                            tile.of(wide.cast_const()).all::<S, MR, NV>(s, self.rows);
+                        } else {
+                            tile.all::<S, MR, NV>(s, self.rows);
+                        }
                     }
                 }
             }
@@ -108,6 +118,8 @@ impl<W: Element> Sums<W> {
     }
 }
 
+/// One tile: the first rows of `a` times one panel.
+#[derive(Clone, Copy)]
 struct Tile<W> {
     k: usize,
     a: *const f32,
@@ -122,6 +134,31 @@ struct Tile<W> {
 }
 
 impl<W: Element> Tile<W> {
+    /// The same of another panel.
+    #[inline(always)]
+    fn of<V>(self, b: *const V) -> Tile<V> {
+        let Tile { k, a, a_row, b_row, columns, sums, add, .. } = self;
+        Tile { k, a, a_row, b, b_row, columns, sums, add }
+    }
+
+    /// This tile and those below it: as few as can be, and of heights as equal as can be, because
+    /// low tiles wait for their sums.
+    ///
+    /// # Safety
+    /// As for [`Tile::sum`], with `rows` rows in all.
+    #[inline(always)]
+    unsafe fn all<S: Simd, const MR: usize, const NV: usize>(mut self, s: S, rows: usize) {
+        let mut left = rows;
+        for tiles in (1..=rows.div_ceil(MR)).rev() {
+            let rows = left.div_ceil(tiles);
+            // SAFETY: the caller's contract.
+            unsafe { self.rows::<S, MR, NV>(s, rows) };
+            self.a = self.a.wrapping_offset(rows as isize * self.a_row);
+            self.sums = self.sums.wrapping_add(rows * NC);
+            left -= rows;
+        }
+    }
+
     /// # Safety
     /// As for [`Tile::sum`], with `rows` rows, from 1 to `MR`.
     #[inline(always)]
@@ -129,25 +166,30 @@ impl<W: Element> Tile<W> {
         macro_rules! by_rows {
             ($($n:literal)*) => {
                 match rows {
-                    // The condition is constant: sizes past MR are not compiled.
+                    // One row or two: steps in turn go to sums of their own, which overlap.
                     // SAFETY: the caller's contract, with this many rows.
-                    $($n if $n < MR => unsafe { self.sum::<S, $n, NV>(s) },)*
+                    1 => unsafe { self.sum::<S, 1, NV, 4>(s) },
                     // SAFETY: as above.
-                    _ => unsafe { self.sum::<S, MR, NV>(s) },
+                    2 => unsafe { self.sum::<S, 2, NV, 2>(s) },
+                    // The condition is constant: sizes past MR are not compiled.
+                    // SAFETY: as above.
+                    $($n if $n < MR => unsafe { self.sum::<S, $n, NV, 1>(s) },)*
+                    // SAFETY: as above.
+                    _ => unsafe { self.sum::<S, MR, NV, 1>(s) },
                 }
             };
         }
-        by_rows!(1 2 3 4 5 6 7 8 9 10 11)
+        by_rows!(3 4 5 6 7 8 9 10 11)
     }
 
     /// # Safety
     /// `a` is valid for `MR` rows of `k`, `b` for `k` rows of `columns`, `sums` for the tile.
     #[inline(always)]
-    unsafe fn sum<S: Simd, const MR: usize, const NV: usize>(self, s: S) {
+    unsafe fn sum<S: Simd, const MR: usize, const NV: usize, const KU: usize>(self, s: S) {
         // SAFETY: the caller's contract.
         unsafe {
             if self.columns == NV * S::LANES {
-                self.whole::<S, MR, NV>(s);
+                self.whole::<S, MR, NV, KU>(s);
             } else {
                 for j in 0..NV {
                     self.partial::<S, MR>(s, j * S::LANES);
@@ -159,50 +201,83 @@ impl<W: Element> Tile<W> {
     /// # Safety
     /// As for [`Tile::sum`]; all columns may be read.
     #[inline(always)]
-    unsafe fn whole<S: Simd, const MR: usize, const NV: usize>(&self, s: S) {
-        let mut acc = [[s.zero(); NV]; MR];
-        let mut b = self.b;
-        for p in 0..self.k {
-            // SAFETY: p < k.
-            unsafe {
-                let mut row = [s.zero(); NV];
-                for (j, v) in row.iter_mut().enumerate() {
-                    *v = W::load(s, b.add(j * S::LANES));
-                }
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let a = s.splat(*self.a.offset(i as isize * self.a_row).add(p));
-                    for (acc, b) in acc.iter_mut().zip(row) {
-                        *acc = s.fma(a, b, *acc);
-                    }
+    unsafe fn whole<S: Simd, const MR: usize, const NV: usize, const KU: usize>(&self, s: S) {
+        let mut acc = [[[s.zero(); NV]; MR]; KU];
+        let (mut b, mut p) = (self.b, 0);
+        // SAFETY: step p < k.
+        unsafe {
+            while p + KU <= self.k {
+                for acc in &mut acc {
+                    self.step::<S, MR, NV>(s, p, b, acc);
+                    p += 1;
+                    b = b.wrapping_offset(self.b_row);
                 }
             }
-            b = b.wrapping_offset(self.b_row);
+            while KU > 1 && p < self.k {
+                self.step::<S, MR, NV>(s, p, b, &mut acc[0]);
+                p += 1;
+                b = b.wrapping_offset(self.b_row);
+            }
         }
-        for (i, acc) in acc.into_iter().enumerate() {
-            for (j, acc) in acc.into_iter().enumerate() {
+        for i in 0..MR {
+            for j in 0..NV {
+                let mut sum = acc[0][i][j];
+                for acc in &acc[1..] {
+                    sum = s.add(sum, acc[i][j]);
+                }
                 // SAFETY: inside the tile.
-                unsafe { self.put(s, i, j * S::LANES, acc) };
+                unsafe { self.put(s, i, j * S::LANES, sum) };
             }
         }
     }
 
-    /// One vector of columns, as far as they may be read. It is rare: compact rather than fast.
+    /// Adds step `p` of k, whose row of the panel is at `b`.
+    ///
+    /// # Safety
+    /// As for [`Tile::sum`]; all columns may be read.
+    #[inline(always)]
+    unsafe fn step<S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        p: usize,
+        b: *const W,
+        acc: &mut [[S::F; NV]; MR],
+    ) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let mut row = [s.zero(); NV];
+            for (j, v) in row.iter_mut().enumerate() {
+                *v = W::load(s, b.add(j * S::LANES));
+            }
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let a = s.splat(*self.a.offset(i as isize * self.a_row).add(p));
+                for (acc, b) in acc.iter_mut().zip(row) {
+                    *acc = s.fma(a, b, *acc);
+                }
+            }
+        }
+    }
+
+    /// One vector of columns, as far as they may be read.
     ///
     /// # Safety
     /// As for [`Tile::sum`].
     #[inline(always)]
     unsafe fn partial<S: Simd, const MR: usize>(&self, s: S, first: usize) {
         let n = self.columns.saturating_sub(first).min(S::LANES);
-        for i in 0..MR {
-            let mut acc = s.zero();
-            for p in 0..self.k {
-                // SAFETY: p < k, and n columns from `first` may be read.
-                unsafe {
-                    let b = self.b.wrapping_offset(p as isize * self.b_row).wrapping_add(first);
+        let mut acc = [s.zero(); MR];
+        for p in 0..self.k {
+            // SAFETY: p < k, and n columns from `first` may be read.
+            unsafe {
+                let b = self.b.wrapping_offset(p as isize * self.b_row).wrapping_add(first);
+                let b = W::load_partial(s, b, n);
+                for (i, acc) in acc.iter_mut().enumerate() {
                     let a = s.splat(*self.a.offset(i as isize * self.a_row).add(p));
-                    acc = s.fma(a, W::load_partial(s, b, n), acc);
+                    *acc = s.fma(a, b, *acc);
                 }
             }
+        }
+        for (i, acc) in acc.into_iter().enumerate() {
             // SAFETY: inside the tile.
             unsafe { self.put(s, i, first, acc) };
         }

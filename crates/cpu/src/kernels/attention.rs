@@ -26,6 +26,8 @@ mod dots;
 mod merge;
 mod panel;
 mod plan;
+mod row;
+#[expect(clippy::needless_range_loop, reason = "accumulators stay in registers only when indexed")]
 mod tile;
 
 #[cfg(test)]
@@ -35,7 +37,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::{bf16, f16};
 
-use crate::simd::{Element, Isa, Simd, WithSimd, dispatch, dispatch_on};
+use crate::simd::{Element, Isa, Simd, WithSimd, dispatch_on, isa};
 use crate::threads::Pool;
 use plan::{Plan, Task};
 
@@ -55,6 +57,7 @@ impl<'a, T> Grid<'a, T> {
     }
 
     /// A row-major view of `data`.
+    #[cfg(test)]
     pub(crate) fn dense(data: &'a [T], shape: [usize; 4]) -> Grid<'a, T> {
         Grid::new(data, shape, row_major(shape))
     }
@@ -181,11 +184,11 @@ impl<T: Element> Attention<'_, T> {
     /// Writes the result to `out` `[B, H, T, Dv]`. `scratch` begins at a multiple of 64 and has
     /// [`Sizes::scratch_bytes`]; what it holds before does not matter.
     pub(crate) fn run(&self, pool: &Pool, out: GridMut<'_, T>, scratch: &mut [u8]) {
-        self.run_on(None, pool, out, scratch);
+        self.run_on(isa(), pool, out, scratch);
     }
 
     /// [`Attention::run`] with the instruction set of choice.
-    fn run_on(&self, isa: Option<Isa>, pool: &Pool, out: GridMut<'_, T>, scratch: &mut [u8]) {
+    fn run_on(&self, isa: Isa, pool: &Pool, out: GridMut<'_, T>, scratch: &mut [u8]) {
         self.check(&out);
         let plan = Plan::new(self.sizes());
         let threads = pool.threads();
@@ -207,10 +210,7 @@ impl<T: Element> Attention<'_, T> {
         // Each slot is one scratch room, and whoever has it takes tasks until there are none.
         pool.run(plan.slots(threads), &|slot| {
             let worker = Worker { job: &job, next: &next, slot };
-            match isa {
-                None => dispatch(worker),
-                Some(isa) => dispatch_on(isa, worker),
-            }
+            dispatch_on(isa, worker);
         });
         if plan.splits > 1 {
             merge::run(isa, pool, &job);

@@ -9,7 +9,8 @@
 //!   each side the longest run is m or n; the others are axes of the batch that the other term
 //!   lacks. The summed letters must be one run, k; a term is copied where they are not;
 //! - a **fold** otherwise ([`Fold`]): sums, scalings, outer products, dot products of rows, copies.
-//!   Terms with nothing to multiply are multiplied by one.
+//!   Terms with nothing to multiply are multiplied by one. (A matrix of contiguous rows and a
+//!   vector are a product after all.)
 //!
 //! Letters that one term alone has and nobody needs later are summed before its contraction. f16
 //! and bf16 are widened where they are read, and scratch is f32: the result is rounded once.
@@ -162,7 +163,6 @@ struct Step {
 }
 
 /// The steps of an equation over operands of type `T`.
-#[derive(Debug)]
 pub(crate) struct Plan<T> {
     /// None where a letter has no extent: then every sum is empty.
     steps: Vec<Step>,
@@ -212,7 +212,17 @@ impl<T: Element> Plan<T> {
     }
 
     fn fold(&mut self, a: &Term, b: &Term, c: &Term) {
-        let work = Work::Fold(Fold::new(&joined(a, b, c)));
+        let fold = Fold::new(&joined(a, b, c));
+        let one_type = T::IS_F32
+            || matches!(
+                (a.place, b.place, c.place),
+                (Place::Operand(_), Place::Operand(_), Place::Output)
+                    | (Place::Scratch(_), Place::Scratch(_), Place::Scratch(_))
+            );
+        if fold.is_product() && one_type {
+            return self.product(a, b, c);
+        }
+        let work = Work::Fold(fold);
         self.steps.push(Step { a: a.place, b: b.place, c: c.place, work });
     }
 
@@ -281,7 +291,8 @@ impl<T: Element> Plan<T> {
         let inner = x.axes.iter().any(|a| !kept(a.letter));
         let natural = [shared, own_x.clone(), own_y.clone()].concat();
         if !inner || own_x.is_empty() || own_y.is_empty() {
-            let mixed = matches!(x.place, Place::Operand(_)) != matches!(y.place, Place::Operand(_));
+            let mixed =
+                matches!(x.place, Place::Operand(_)) != matches!(y.place, Place::Operand(_));
             let (x, y) = if mixed { (self.widened(x), self.widened(y)) } else { (x, y) };
             let z = target.cloned().unwrap_or_else(|| self.scratch(&natural));
             self.fold(&x, &y, &z);
@@ -290,7 +301,7 @@ impl<T: Element> Plan<T> {
         let (mut x, mut y) = self.chained(x, y, kept);
         let whole = [&x, &y].iter().all(|t| matches!(t.place, Place::Operand(_)));
         // The product reads and writes one type.
-        let narrow = !T::IS_F32 && !(whole && target.is_some());
+        let narrow = !(T::IS_F32 || whole && target.is_some());
         if narrow {
             (x, y) = (self.widened(x), self.widened(y));
         }

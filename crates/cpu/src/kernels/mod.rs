@@ -66,7 +66,11 @@ impl<'a, T> InOut<'a, T> {
         if self.len == 0 {
             return 0;
         }
-        assert!(width > 0 && self.len.is_multiple_of(width), "{} is no multiple of {width}", self.len);
+        assert!(
+            width > 0 && self.len.is_multiple_of(width),
+            "{} is no multiple of {width}",
+            self.len
+        );
         self.len / width
     }
 

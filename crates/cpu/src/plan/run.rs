@@ -96,7 +96,7 @@ impl Executable for Plan {
         let mut block = idle.unwrap_or_else(|| Block::new(self.block_bytes));
         let mut made: Vec<(usize, Value)> = Vec::with_capacity(self.outputs.len());
         for (k, spec) in &self.outputs {
-            made.push((*k, Value::zeros(spec)?));
+            made.push((*k, Value::unset(spec)?));
         }
 
         let base = block.start();

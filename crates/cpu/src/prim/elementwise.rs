@@ -90,7 +90,12 @@ fn each1<T: Copy + bytemuck::Pod + Send + Sync>(
     });
 }
 
-fn map_lanes<T: Element + bytemuck::Pod>(f: Unary, x: &View<'_>, out: &mut Out<'_>, c: &Context<'_>) {
+fn map_lanes<T: Element + bytemuck::Pod>(
+    f: Unary,
+    x: &View<'_>,
+    out: &mut Out<'_>,
+    c: &Context<'_>,
+) {
     each1::<T>(x, out, c, &|x, out, n| dispatch(MapRun { f, x, out, n }));
 }
 
@@ -211,7 +216,12 @@ fn each2<T: bytemuck::Pod + Send + Sync, U: Copy>(
     });
 }
 
-fn zip_lanes<T: Element + bytemuck::Pod>(f: Binary, x: &[View<'_>], out: &mut Out<'_>, c: &Context<'_>) {
+fn zip_lanes<T: Element + bytemuck::Pod>(
+    f: Binary,
+    x: &[View<'_>],
+    out: &mut Out<'_>,
+    c: &Context<'_>,
+) {
     each2::<T, T>(x, out, c, true, &|x, y, out, n| dispatch(ZipRun { f, x, y, out, n }));
 }
 

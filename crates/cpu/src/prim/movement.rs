@@ -5,7 +5,11 @@ use super::{
     walk::{Shared, Walk, address},
 };
 use crate::kernel::{Context, Out, View, Wants};
-use frit_graph::{Error, Value, row_major, reference::{index_error, update_error}};
+use frit_graph::{
+    Error, Value,
+    reference::{index_error, update_error},
+    row_major,
+};
 
 /// A strided view written out densely.
 pub(crate) struct Copy;
@@ -181,8 +185,7 @@ impl Primitive for Frame {
 }
 
 fn frame<T: bytemuck::Pod>(low: &[usize], x: &View<'_>, out: &mut Out<'_>, c: &Context<'_>) {
-    let strides: Vec<isize> =
-        row_major(&out.spec.shape).into_iter().map(|s| s as isize).collect();
+    let strides: Vec<isize> = row_major(&out.spec.shape).into_iter().map(|s| s as isize).collect();
     let start: isize = low.iter().zip(&strides).map(|(l, s)| *l as isize * s).sum();
     let from = Shared(address::<T>(x, out));
     let to = Shared(out.bytes.as_mut_ptr().cast::<T>().wrapping_offset(start));
@@ -300,10 +303,8 @@ fn overwrite<T: bytemuck::Pod>(
     if part.spec().numel() == 0 {
         return;
     }
-    let strides: Vec<isize> =
-        row_major(&out.spec.shape).into_iter().map(|s| s as isize).collect();
-    let (from, to) =
-        (Shared(address::<T>(part, out)), Shared(out.bytes.as_mut_ptr().cast::<T>()));
+    let strides: Vec<isize> = row_major(&out.spec.shape).into_iter().map(|s| s as isize).collect();
+    let (from, to) = (Shared(address::<T>(part, out)), Shared(out.bytes.as_mut_ptr().cast::<T>()));
     // One start for all, or one a row of axis 0.
     for (row, &start) in starts.iter().enumerate() {
         let mut shape = part.shape().to_vec();

@@ -48,10 +48,34 @@ macro_rules! binary_float {
             Binary::Rem => a % b,
             Binary::Pow => a.powf(b),
             // NaN where either is.
-            Binary::Max => if a > b || a.is_nan() { a } else { b },
-            Binary::Min => if a < b || a.is_nan() { a } else { b },
-            Binary::And => if a != 0.0 && b != 0.0 { 1.0 } else { 0.0 },
-            Binary::Or => if a != 0.0 || b != 0.0 { 1.0 } else { 0.0 },
+            Binary::Max => {
+                if a > b || a.is_nan() {
+                    a
+                } else {
+                    b
+                }
+            }
+            Binary::Min => {
+                if a < b || a.is_nan() {
+                    a
+                } else {
+                    b
+                }
+            }
+            Binary::And => {
+                if a != 0.0 && b != 0.0 {
+                    1.0
+                } else {
+                    0.0
+                }
+            }
+            Binary::Or => {
+                if a != 0.0 || b != 0.0 {
+                    1.0
+                } else {
+                    0.0
+                }
+            }
         }
     }};
 }
@@ -149,14 +173,38 @@ pub(crate) fn holds<T: PartialOrd>(a: T, b: T, f: Compare) -> bool {
 macro_rules! for_dtype {
     ($dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
-            frit_graph::DType::F64 => { type $T = f64; $body }
-            frit_graph::DType::F32 => { type $T = f32; $body }
-            frit_graph::DType::F16 => { type $T = half::f16; $body }
-            frit_graph::DType::BF16 => { type $T = half::bf16; $body }
-            frit_graph::DType::I64 => { type $T = i64; $body }
-            frit_graph::DType::I32 => { type $T = i32; $body }
-            frit_graph::DType::U32 => { type $T = u32; $body }
-            _ => { type $T = u8; $body }
+            frit_graph::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            frit_graph::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            frit_graph::DType::F16 => {
+                type $T = half::f16;
+                $body
+            }
+            frit_graph::DType::BF16 => {
+                type $T = half::bf16;
+                $body
+            }
+            frit_graph::DType::I64 => {
+                type $T = i64;
+                $body
+            }
+            frit_graph::DType::I32 => {
+                type $T = i32;
+                $body
+            }
+            frit_graph::DType::U32 => {
+                type $T = u32;
+                $body
+            }
+            _ => {
+                type $T = u8;
+                $body
+            }
         }
     };
 }

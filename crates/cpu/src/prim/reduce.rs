@@ -159,7 +159,8 @@ impl Lines {
                     T::from_f64(all.fold(self.start(), |s, v| s.binary(v, self.binary())))
                 } else {
                     let all = (0..count).map(read);
-                    all.reduce(|s, v| s.binary(v, self.binary())).unwrap_or(T::from_f64(self.start()))
+                    all.reduce(|s, v| s.binary(v, self.binary()))
+                        .unwrap_or(T::from_f64(self.start()))
                 };
                 // SAFETY: as above.
                 unsafe { *to.get().add(i) = result };

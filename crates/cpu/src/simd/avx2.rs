@@ -317,7 +317,7 @@ impl Simd for Avx2 {
         // SAFETY: the caller's contract is that of transpose8; there is AVX2.
         unsafe { transpose8(from, stride, to, to_stride) }
     }
-    #[inline(always)]
+    #[inline(never)]
     fn call<W: WithSimd>(self, work: W) -> W::Output {
         // SAFETY: an Avx2 exists only on a processor that has these instructions.
         unsafe { enter(work) }

@@ -301,7 +301,7 @@ impl Simd for Avx512 {
             }
         }
     }
-    #[inline(always)]
+    #[inline(never)]
     fn call<W: WithSimd>(self, work: W) -> W::Output {
         // SAFETY: an Avx512 exists only on a processor that has these instructions.
         unsafe { enter(work) }

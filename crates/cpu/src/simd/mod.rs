@@ -298,9 +298,14 @@ pub(crate) fn with_isa<R>(isa: Isa, f: impl FnOnce() -> R) -> R {
 }
 
 /// Runs `work` with `isa` if this processor has it, else with the best that it has.
+#[inline]
 pub(crate) fn dispatch_on<W: WithSimd>(isa: Isa, work: W) -> W::Output {
-    let isa = choose(&isa.to_string(), available());
-    // SAFETY: choose() takes only from what is available.
+    let available = available();
+    let isa = match available.contains(&isa) {
+        true => isa,
+        false => *available.last().unwrap_or(&Isa::Portable),
+    };
+    // SAFETY: it is one of those available.
     unsafe { enter(isa, work) }
 }
 

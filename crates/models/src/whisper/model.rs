@@ -12,8 +12,8 @@ use super::{
     network::{KeyValue, Network},
 };
 use frit_graph::{
-    Backend, DType, Error, Graph, Params, Policy, Program, RewriteReport, Rule, Spec, Tensor, Value,
-    compile, rewrite,
+    Backend, DType, Error, Graph, Params, Policy, Program, RewriteReport, Rule, Spec, Tensor,
+    Value, compile, rewrite,
 };
 use frit_load::LoadError;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -93,9 +93,8 @@ impl Whisper {
         options: LoadOptions,
     ) -> Result<Whisper, WhisperError> {
         let checkpoint = frit_load::open(path)?;
-        let config = WhisperConfig::from_json(&checkpoint.config).map_err(|source| {
-            WhisperError::Config { path: path.display().to_string(), source }
-        })?;
+        let config = WhisperConfig::from_json(&checkpoint.config)
+            .map_err(|source| WhisperError::Config { path: path.display().to_string(), source })?;
         Ok(Whisper::new(config, checkpoint.cast(options.dtype), backend, options))
     }
 
@@ -200,7 +199,12 @@ impl Whisper {
 
     /// Runs the decoder on tokens that stand at the current position; gives the logits of the
     /// rows asked for, or of the only one.
-    fn decode(&mut self, ids: &[u32], length: usize, rows: [usize; 2]) -> Result<Vec<f32>, WhisperError> {
+    fn decode(
+        &mut self,
+        ids: &[u32],
+        length: usize,
+        rows: [usize; 2],
+    ) -> Result<Vec<f32>, WhisperError> {
         let room = self.config.max_target_positions;
         if self.position + ids.len() > room {
             return Err(WhisperError::Call(format!(
@@ -264,7 +268,11 @@ impl Whisper {
     ///
     /// # Errors
     /// Inputs that do not fit the model.
-    pub fn forward(&mut self, features: &Value, ids: &Value) -> Result<(Value, Value), WhisperError> {
+    pub fn forward(
+        &mut self,
+        features: &Value,
+        ids: &Value,
+    ) -> Result<(Value, Value), WhisperError> {
         let c = self.config.clone();
         let batch = features.shape().first().copied().unwrap_or(0);
         let wanted = self.mel_spec(batch);

@@ -29,9 +29,12 @@ pub(super) struct Times {
     pub(super) total_ms: f64,
 }
 
+/// A number of [`Times`] by name.
+type Row = (&'static str, fn(&Times) -> f64);
+
 impl Times {
     /// What is shown, by name.
-    pub(super) const ROWS: [(&'static str, fn(&Times) -> f64); 6] = [
+    pub(super) const ROWS: [Row; 6] = [
         ("mel", |t| t.mel_ms),
         ("encoder", |t| t.encoder_ms),
         ("first token", |t| t.first_token_ms),

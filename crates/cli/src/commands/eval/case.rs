@@ -173,8 +173,9 @@ fn compare(got: &[f64], expected: &[f64], relative: f64, absolute: f64) -> Judge
     for (at, (&got, &expected)) in got.iter().zip(expected).enumerate() {
         let error = if got == expected { 0.0 } else { (got - expected).abs() };
         let over = error - (absolute + relative * expected.abs());
-        // A comparison with NaN is false, so it counts as past the bound.
-        if !(over <= 0.0) && worst.is_none_or(|(most, _)| over.is_nan() || over > most) {
+        if (over > 0.0 || over.is_nan())
+            && worst.is_none_or(|(most, _)| over.is_nan() || over > most)
+        {
             worst = Some((over, at));
         }
         let larger =

@@ -179,7 +179,7 @@ fn rows_may_run_backwards() {
     let forwards = product(m, n, k);
     let backwards = Product { a: [-(k as isize), 1], ..product(m, n, k) };
     let pool = Pool::new(2);
-    let mut run = |p: &Product, first: usize| {
+    let run = |p: &Product, first: usize| {
         let mut c = vec![0f32; m * n];
         let mut scratch = Scratch::new(matmul_scratch_bytes_on::<f32>(isa(), p));
         let (a, b) = (a[first..].as_ptr(), b.as_ptr());

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::{Attention, Mask, MaskData};
-use crate::simd::{Element, MAX_LANES, Simd};
+use crate::simd::{Element, MAX_LANES, Simd, WithSimd};
 
 impl Mask<'_> {
     /// Whether it says the same for all queries and heads.
@@ -23,13 +23,14 @@ impl Mask<'_> {
         batch * a + head * b + query * c + key * d
     }
 
-    /// What it adds to `n <= LANES` keys from place `at` on.
+    /// What it adds to `n <= LANES` keys from the one `skip` after that of place `at`.
     ///
     /// # Safety
     /// These places exist.
     #[inline(always)]
-    pub(super) unsafe fn lanes<S: Simd>(&self, s: S, at: usize, n: usize) -> S::F {
-        // SAFETY: the caller's contract; `load` reads n elements, or one if they are all the same.
+    unsafe fn lanes<S: Simd>(&self, s: S, at: usize, skip: usize, n: usize) -> S::F {
+        let at = at + skip * self.strides[3];
+        // SAFETY: the caller's contract; one place stands for all n where the stride is 0.
         unsafe {
             match self.data {
                 MaskData::Bool(m) => {
@@ -81,95 +82,109 @@ impl<'a, T> Attention<'a, T> {
         let [_, heads, queries, _] = self.q.shape;
         self.mask.as_ref().filter(|m| m.is_per_key(heads, queries))
     }
+
+    /// Writes what is added for all rows to the scores of `keys`, and returns `keys` without the
+    /// removed ones at both ends; `None` if nothing is added.
+    #[inline(always)]
+    pub(super) fn key_bias<S: Simd>(
+        &self,
+        s: S,
+        batch: usize,
+        keys: Range<usize>,
+        to: &mut [f32],
+    ) -> Option<Range<usize>> {
+        let common = self.common_mask();
+        if common.is_none() && self.key_mask.is_none() {
+            return None;
+        }
+        let to = &mut to[..keys.len()];
+        match common {
+            // SAFETY: the mask covers all keys.
+            Some(mask) => s.call(Row { mask, at: mask.at(batch, 0, 0, keys.start), to }),
+            None => to.fill(0.0),
+        }
+        if let Some(m) = self.key_mask {
+            let m = &m[batch * self.k.shape[2]..][keys.clone()];
+            for (to, _) in to.iter_mut().zip(m).filter(|(_, m)| **m == 0) {
+                *to = f32::NEG_INFINITY;
+            }
+        }
+        let removed = |x: &&f32| **x == f32::NEG_INFINITY;
+        let start = to.iter().take_while(removed).count();
+        let end = to[start..].iter().rev().take_while(removed).count();
+        Some(keys.start + start..keys.end - end)
+    }
 }
 
-/// Writes what is added for all rows to the scores of `keys`; false if there is no such thing.
-#[inline(always)]
-pub(super) fn for_keys<S: Simd, T>(
-    s: S,
-    a: &Attention<'_, T>,
-    batch: usize,
-    keys: &Range<usize>,
-    to: &mut [f32],
-) -> bool {
-    let to = &mut to[..keys.len()];
-    let common = a.common_mask();
-    if common.is_none() && a.key_mask.is_none() {
-        return false;
-    }
-    to.fill(0.0);
-    if let Some(m) = common {
+/// Writes what a mask adds to the keys of one row, from place `at` on. They must exist.
+pub(super) struct Row<'a> {
+    pub(super) mask: &'a Mask<'a>,
+    pub(super) at: usize,
+    pub(super) to: &'a mut [f32],
+}
+
+impl WithSimd for Row<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
         let mut j = 0;
-        while j < to.len() {
-            let n = S::LANES.min(to.len() - j);
-            // SAFETY: the mask covers all keys; n elements are left in `to`.
+        while j < self.to.len() {
+            let n = S::LANES.min(self.to.len() - j);
+            // SAFETY: whoever made this vouches for the places; n elements are left in `to`.
             unsafe {
-                let x = m.lanes(s, m.at(batch, 0, 0, keys.start + j), n);
-                s.store_partial(to.as_mut_ptr().add(j), n, x);
+                let x = self.mask.lanes(s, self.at, j, n);
+                s.store_partial(self.to.as_mut_ptr().add(j), n, x);
             }
             j += n;
         }
     }
-    if let Some(m) = a.key_mask {
-        let m = &m[batch * a.k.shape[2]..][keys.clone()];
-        for (to, _) in to.iter_mut().zip(m).filter(|(_, m)| **m == 0) {
-            *to = f32::NEG_INFINITY;
-        }
-    }
-    true
 }
 
-/// The part of `keys` without the removed ones at both ends; `bias` holds their numbers, the first
-/// for key `base`.
-pub(super) fn trim_keys(keys: Range<usize>, bias: &[f32], base: usize) -> Range<usize> {
-    let removed = |j: &usize| bias[j - base] == f32::NEG_INFINITY;
-    let start = keys.start + keys.clone().take_while(removed).count();
-    let end = keys.end - (start..keys.end).rev().take_while(removed).count();
-    start..end
+/// Writes the mask of a panel's rows as `[key][row]` for `n` keys; that of row `i` begins at place
+/// `at[i]`, and the keys from there on must exist. Returns which of the `n` keys are left without
+/// those at both ends that no row keeps.
+pub(super) struct Panel<'a> {
+    pub(super) mask: &'a Mask<'a>,
+    pub(super) at: &'a [usize],
+    pub(super) n: usize,
+    /// Room for whole vectors of keys.
+    pub(super) to: &'a mut [f32],
+    pub(super) block: &'a mut [f32],
 }
 
-/// Writes the mask of a panel's rows, `[key][row]` for some vectors of rows; the mask of row `i`
-/// begins at place `at[i]`. Returns the range of keys, counted from the first, that any row keeps.
-///
-/// # Safety
-/// `n` keys exist from each of these places on; `at` and `to` hold a whole panel.
-#[inline(always)]
-pub(super) unsafe fn for_panel<S: Simd>(
-    s: S,
-    m: &Mask<'_>,
-    at: &[usize],
-    vectors: usize,
-    n: usize,
-    to: &mut [f32],
-    block: &mut [f32],
-) -> Range<usize> {
-    let (w, lanes) = (vectors * S::LANES, S::LANES);
-    let padded = n.next_multiple_of(lanes);
-    assert!(at.len() >= w && to.len() >= padded * w && block.len() >= lanes * lanes);
-    let (to, block) = (to.as_mut_ptr(), block.as_mut_ptr());
-    let mut j = 0;
-    // SAFETY: the caller's contract and the lengths above; a transposed block may reach past key
-    // `n` but not past `padded`.
-    unsafe {
-        while j < n {
-            let few = lanes.min(n - j);
-            let step = if m.strides[3] == 0 { 0 } else { j };
-            for r in 0..vectors {
-                for i in 0..lanes {
-                    s.store(block.add(i * lanes), m.lanes(s, at[r * lanes + i] + step, few));
+impl WithSimd for Panel<'_> {
+    type Output = Range<usize>;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Range<usize> {
+        let (w, lanes, n) = (self.at.len(), S::LANES, self.n);
+        let vectors = w / lanes;
+        assert!(self.to.len() >= n.next_multiple_of(lanes) * w);
+        assert!(w.is_multiple_of(lanes) && self.block.len() >= lanes * lanes);
+        let (to, block) = (self.to.as_mut_ptr(), self.block.as_mut_ptr());
+        // SAFETY: whoever made this vouches for the places; a transposed block may reach past key
+        // `n`, but not past whole vectors of keys.
+        unsafe {
+            let mut j = 0;
+            while j < n {
+                let few = lanes.min(n - j);
+                for r in 0..vectors {
+                    for i in 0..lanes {
+                        let x = self.mask.lanes(s, self.at[r * lanes + i], j, few);
+                        s.store(block.add(i * lanes), x);
+                    }
+                    s.transpose(block, lanes, to.add(j * w + r * lanes), w);
                 }
-                s.transpose(block, lanes, to.add(j * w + r * lanes), w);
+                j += lanes;
             }
-            j += lanes;
+            let mut keys = 0..n;
+            while keys.start < keys.end && !is_kept(s, to.add(keys.start * w), vectors) {
+                keys.start += 1;
+            }
+            while keys.start < keys.end && !is_kept(s, to.add((keys.end - 1) * w), vectors) {
+                keys.end -= 1;
+            }
+            keys
         }
-        let mut keys = 0..n;
-        while keys.start < keys.end && !is_kept(s, to.add(keys.start * w), vectors) {
-            keys.start += 1;
-        }
-        while keys.start < keys.end && !is_kept(s, to.add((keys.end - 1) * w), vectors) {
-            keys.end -= 1;
-        }
-        keys
     }
 }
 

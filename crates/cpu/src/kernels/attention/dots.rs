@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use super::plan::{Buffers, DOT_ROWS, Task};
+use super::row::widen;
 use super::tile::exp_down;
 use super::{Job, bias};
 use crate::simd::{Element, MAX_LANES, Simd, WithSimd, math};
@@ -52,7 +53,11 @@ impl<T: Element, const R: usize, const N: usize> WithSimd for Dots<'_, T, R, N> 
             start = keys.end;
             self.tile(s, keys);
         }
-        self.finish(s);
+        for row in task.rows.clone() {
+            let o = &self.b.o[row * padded(plan.sizes.value)..];
+            // SAFETY: this is a row of this task.
+            unsafe { self.job.finish(s, task, row, o, self.b.top[row], self.b.sum[row]) };
+        }
     }
 }
 
@@ -61,24 +66,18 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
     #[inline(always)]
     fn begin<S: Simd>(&mut self, s: S) {
         let (a, plan, task, b) = (self.job.attention, self.job.plan, self.task, &mut self.b);
-        let (head, wide) = (plan.sizes.head, padded(plan.sizes.head));
+        let wide = padded(plan.sizes.head);
         b.o.fill(0.0);
         b.q.fill(0.0);
-        for r in 0..R {
-            let of = task.key_head * plan.group + r % plan.group;
-            let from = a.q.row(task.batch, of, r / plan.group);
-            let to = b.q[r * wide..][..wide].as_mut_ptr();
-            for x in (0..head).step_by(S::LANES) {
-                let n = S::LANES.min(head - x);
-                // SAFETY: the row has `head` elements, its copy has whole vectors.
-                unsafe {
-                    let elements = T::load_partial(s, from.add(x), n);
-                    s.store(to.add(x), s.mul(elements, s.splat(a.scale)));
-                }
-            }
+        for row in task.rows.clone() {
+            let of = task.key_head * plan.group + row % plan.group;
+            let from = a.q.row(task.batch, of, row / plan.group);
+            let to = &mut b.q[row * wide..][..wide];
+            // SAFETY: this is a row of q.
+            unsafe { widen(s, from, plan.sizes.head, a.scale, to) };
             let sink = task.sink(a, of);
-            b.top[r] = sink;
-            b.sum[r] = if sink > f32::NEG_INFINITY { 1.0 } else { 0.0 };
+            b.top[row] = sink;
+            b.sum[row] = if sink > f32::NEG_INFINITY { 1.0 } else { 0.0 };
         }
     }
 
@@ -87,11 +86,9 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
     fn tile<S: Simd>(&mut self, s: S, keys: Range<usize>) {
         let (a, plan, task) = (self.job.attention, self.job.plan, self.task);
         let base = keys.start;
-        let has_key_bias = bias::for_keys(s, a, task.batch, &keys, self.b.key_bias);
-        let keys = match has_key_bias {
-            true => bias::trim_keys(keys, self.b.key_bias, base),
-            false => keys,
-        };
+        let biased = a.key_bias(s, task.batch, keys.clone(), self.b.key_bias);
+        let has_key_bias = biased.is_some();
+        let keys = biased.unwrap_or(keys);
         if keys.is_empty() {
             return;
         }
@@ -109,9 +106,28 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
                 self.scores::<S, 1>(s, k.wrapping_add(j * a.k.strides[2]), j);
                 j += 1;
             }
-            for r in 0..R {
-                let key_bias = has_key_bias.then_some(keys.start - base);
-                self.softmax(s, r, &keys, key_bias);
+            for row in task.rows.clone() {
+                let b = &mut self.b;
+                let (query, of) = (row / plan.group, task.key_head * plan.group + row % plan.group);
+                let mask = a.row_mask();
+                if let Some(mask) = mask {
+                    let at = mask.at(task.batch, of, query, keys.start);
+                    s.call(bias::Row { mask, at, to: &mut b.bias[..n] });
+                }
+                let seen = task.reach.of(query);
+                let (start, end) = (seen.start.max(keys.start), seen.end.min(keys.end));
+                let values = padded(plan.sizes.value);
+                s.call(Softmax {
+                    n,
+                    p: &mut b.p[row * plan.key_tile..][..plan.key_tile],
+                    softcap: a.softcap,
+                    key_bias: has_key_bias.then(|| &b.key_bias[keys.start - base..]),
+                    bias: mask.map(|_| &*b.bias),
+                    seen: if start < end { start - keys.start..end - keys.start } else { 0..0 },
+                    top: &mut b.top[row],
+                    sum: &mut b.sum[row],
+                    o: &mut b.o[row * values..][..values],
+                });
             }
             let mut j = 0;
             while j + N <= n {
@@ -165,79 +181,6 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
         }
     }
 
-    /// Caps and masks the scores of row `r`, turns them into exponentials, brings maximum, sum and
-    /// results up to date.
-    ///
-    /// # Safety
-    /// `keys` fit a tile; `run` has checked the buffers.
-    #[inline(always)]
-    unsafe fn softmax<S: Simd>(
-        &mut self,
-        s: S,
-        r: usize,
-        keys: &Range<usize>,
-        key_bias: Option<usize>,
-    ) {
-        let (a, plan, task, b) = (self.job.attention, self.job.plan, self.task, &mut self.b);
-        let (query, of) = (r / plan.group, task.key_head * plan.group + r % plan.group);
-        let mask = a.row_mask().map(|m| (m, m.at(task.batch, of, query, keys.start)));
-        let n = keys.len();
-        let lowest = s.splat(f32::NEG_INFINITY);
-        let p = b.p[r * plan.key_tile..][..plan.key_tile].as_mut_ptr();
-        // SAFETY: whole vectors end inside the tile's row; masks cover n keys.
-        unsafe {
-            for j in n..n.next_multiple_of(S::LANES) {
-                *p.add(j) = f32::NEG_INFINITY;
-            }
-            let mut top = lowest;
-            if a.softcap.is_some() || key_bias.is_some() || mask.is_some() {
-                for j in (0..n).step_by(S::LANES) {
-                    let few = S::LANES.min(n - j);
-                    let mut x = s.load(p.add(j));
-                    if let Some(cap) = a.softcap {
-                        let capped = math::tanh(s, s.mul(x, s.splat(1.0 / cap)));
-                        x = s.select(s.lt(lowest, x), s.mul(capped, s.splat(cap)), x);
-                    }
-                    if let Some(skip) = key_bias {
-                        x = s.add(x, s.load_partial(b.key_bias.as_ptr().add(skip + j), few));
-                    }
-                    if let Some((m, at)) = mask {
-                        let step = if m.strides[3] == 0 { 0 } else { j };
-                        x = s.add(x, m.lanes(s, at + step, few));
-                    }
-                    s.store(p.add(j), x);
-                }
-            }
-            let own = task.reach.of(query);
-            for j in (keys.start..own.start.min(keys.end)).chain(own.end.max(keys.start)..keys.end)
-            {
-                *p.add(j - keys.start) = f32::NEG_INFINITY;
-            }
-            for j in (0..n).step_by(S::LANES) {
-                top = s.max(s.load(p.add(j)), top);
-            }
-            let before = b.top[r];
-            let now = before.max(s.reduce_max(top));
-            b.top[r] = now;
-            let minus = s.splat(if now > f32::NEG_INFINITY { now } else { 0.0 });
-            let alpha = exp_down(s, s.sub(s.splat(before), minus));
-            let mut sum = s.zero();
-            for j in (0..n).step_by(S::LANES) {
-                let e = exp_down(s, s.sub(s.load(p.add(j)), minus));
-                s.store(p.add(j), e);
-                sum = s.add(sum, e);
-            }
-            let mut factor = [0.0; MAX_LANES];
-            s.store(factor.as_mut_ptr(), alpha);
-            b.sum[r] = b.sum[r] * factor[0] + s.reduce_sum(sum);
-            let values = padded(plan.sizes.value);
-            let o = b.o[r * values..][..values].as_mut_ptr();
-            for c in (0..values).step_by(S::LANES) {
-                s.store(o.add(c), s.mul(s.load(o.add(c)), alpha));
-            }
-        }
-    }
-
     /// Adds `M` weighted values to the results, the first of them that of key `j` of the tile.
     ///
     /// # Safety
@@ -255,7 +198,8 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
                     *weight = s.splat(*p.add(r * tile + j + i));
                 }
             }
-            for c in (0..value).step_by(S::LANES) {
+            let mut c = 0;
+            while c < value {
                 let few = value - c;
                 let mut values = [s.zero(); M];
                 for (i, x) in values.iter_mut().enumerate() {
@@ -273,34 +217,88 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
                     }
                     s.store(o, sum);
                 }
+                c += S::LANES;
             }
         }
     }
+}
 
-    /// Writes the rows: results, or parts of them.
+/// Caps and masks the scores of a row, turns them into exponentials, and brings maximum, sum and
+/// results up to date. f32 whatever the tensors hold.
+struct Softmax<'a> {
+    /// How many scores there are; `p` has whole vectors of them.
+    n: usize,
+    p: &'a mut [f32],
+    softcap: Option<f32>,
+    /// Added to the scores.
+    key_bias: Option<&'a [f32]>,
+    bias: Option<&'a [f32]>,
+    /// Which of the `n` keys the row sees by its position.
+    seen: Range<usize>,
+    top: &'a mut f32,
+    sum: &'a mut f32,
+    /// Whole vectors.
+    o: &'a mut [f32],
+}
+
+impl WithSimd for Softmax<'_> {
+    type Output = ();
     #[inline(always)]
-    fn finish<S: Simd>(&mut self, s: S) {
-        let (job, plan, task, b) = (self.job, self.job.plan, self.task, &mut self.b);
-        let value = plan.sizes.value;
-        for r in 0..R {
-            let o = b.o[r * padded(value)..][..padded(value)].as_ptr();
-            // SAFETY: these rows of the result or of the part are no other task's.
-            unsafe {
-                if plan.splits == 1 {
-                    let of = task.key_head * plan.group + r % plan.group;
-                    let to = job.out_row(task.batch, of, r / plan.group);
-                    let factor = if b.sum[r] > 0.0 { 1.0 / b.sum[r] } else { 0.0 };
-                    for c in (0..value).step_by(S::LANES) {
-                        let x = s.mul(s.load(o.add(c)), s.splat(factor));
-                        T::store_partial(s, to.add(c), S::LANES.min(value - c), x);
+    fn run<S: Simd>(self, s: S) {
+        let n = self.n;
+        let lowest = s.splat(f32::NEG_INFINITY);
+        let whole = n.next_multiple_of(S::LANES);
+        assert!(self.p.len() >= whole && self.o.len().is_multiple_of(S::LANES));
+        assert!([self.key_bias, self.bias].iter().flatten().all(|bias| bias.len() >= n));
+        let p = self.p.as_mut_ptr();
+        // SAFETY: the lengths are checked.
+        unsafe {
+            if self.softcap.is_some() || self.key_bias.is_some() || self.bias.is_some() {
+                let cap = self.softcap.unwrap_or(1.0);
+                let (cap, inverse) = (s.splat(cap), s.splat(1.0 / cap));
+                let mut j = 0;
+                while j < n {
+                    let few = S::LANES.min(n - j);
+                    let mut x = s.load_partial(p.add(j), few);
+                    if self.softcap.is_some() {
+                        x = s.mul(math::tanh(s, s.mul(x, inverse)), cap);
                     }
-                } else {
-                    let part = job.part(task);
-                    o.copy_to_nonoverlapping(part.add(r * value), value);
-                    let state = part.add(plan.rows * value + r);
-                    *state = b.top[r];
-                    *state.add(plan.rows) = b.sum[r];
+                    for bias in [self.key_bias, self.bias].into_iter().flatten() {
+                        x = s.add(x, s.load_partial(bias.as_ptr().add(j), few));
+                    }
+                    s.store(p.add(j), x);
+                    j += S::LANES;
                 }
+            }
+            self.p[..self.seen.start].fill(f32::NEG_INFINITY);
+            self.p[self.seen.end..whole].fill(f32::NEG_INFINITY);
+            let p = self.p.as_mut_ptr();
+            let (mut top, mut j) = (lowest, 0);
+            while j < whole {
+                top = s.max(s.load(p.add(j)), top);
+                j += S::LANES;
+            }
+            let before = *self.top;
+            let now = before.max(s.reduce_max(top));
+            *self.top = now;
+            // A row that has seen no key yet: all its scores are -inf, less any number.
+            let minus = s.splat(if now > f32::NEG_INFINITY { now } else { 0.0 });
+            let alpha = exp_down(s, s.sub(s.splat(before), minus));
+            let (mut sum, mut j) = (s.zero(), 0);
+            while j < whole {
+                let e = exp_down(s, s.sub(s.load(p.add(j)), minus));
+                s.store(p.add(j), e);
+                sum = s.add(sum, e);
+                j += S::LANES;
+            }
+            let mut factor = [0.0; MAX_LANES];
+            s.store(factor.as_mut_ptr(), alpha);
+            *self.sum = *self.sum * factor[0] + s.reduce_sum(sum);
+            let mut c = 0;
+            while c < self.o.len() {
+                let o = self.o.as_mut_ptr().add(c);
+                s.store(o, s.mul(s.load(o), alpha));
+                c += S::LANES;
             }
         }
     }

@@ -2,37 +2,30 @@
 
 use std::ops::Range;
 
-use super::plan::{TASKS, Task};
+use super::plan::TASKS;
+use super::row::inverse;
 use super::{Job, Sizes};
-use crate::simd::{Element, Isa, Simd, WithSimd, dispatch, dispatch_on};
+use crate::simd::{Element, Isa, Simd, WithSimd, dispatch_on};
 use crate::threads::Pool;
 
 /// Fewer results than this are not worth another thread.
 const MIN_ELEMENTS: usize = 8192;
 
 impl<T> Job<'_, T> {
-    /// The part that a task writes.
-    pub(super) fn part(&self, task: &Task) -> *mut f32 {
-        self.part_of(task.batch * self.plan.sizes.key_heads + task.key_head, task.split)
-    }
-
+    /// The part of a key head (counted over all batches) that covers a range of its keys.
     #[inline(always)]
-    fn part_of(&self, head: usize, split: usize) -> *mut f32 {
+    pub(super) fn part(&self, head: usize, split: usize) -> *mut f32 {
         self.parts.wrapping_add((head * self.plan.splits + split) * self.plan.part())
     }
 }
 
 /// Merges all rows.
-pub(super) fn run<T: Element>(isa: Option<Isa>, pool: &Pool, job: &Job<'_, T>) {
+pub(super) fn run<T: Element>(isa: Isa, pool: &Pool, job: &Job<'_, T>) {
     let Sizes { batch, key_heads, value, .. } = job.plan.sizes;
     let rows = batch * key_heads * job.plan.rows;
     let least = MIN_ELEMENTS.div_ceil(value * job.plan.splits);
     pool.run_chunks(rows, least, &|rows| {
-        let merge = Merge { job, rows };
-        match isa {
-            None => dispatch(merge),
-            Some(isa) => dispatch_on(isa, merge),
-        }
+        dispatch_on(isa, Merge { job, rows });
     });
 }
 
@@ -55,7 +48,7 @@ impl<T: Element> WithSimd for Merge<'_, T> {
             // SAFETY: every part has been written whole; this row of the result is no other's.
             unsafe {
                 let state = |split: usize| {
-                    let state = job.part_of(above, split).add(plan.rows * value + row);
+                    let state = job.part(above, split).add(plan.rows * value + row);
                     (*state, *state.add(plan.rows))
                 };
                 let top = (0..plan.splits).fold(f32::NEG_INFINITY, |top, i| top.max(state(i).0));
@@ -65,12 +58,12 @@ impl<T: Element> WithSimd for Merge<'_, T> {
                     *weight = if own > f32::NEG_INFINITY { (own - top).exp() } else { 0.0 };
                     sum += *weight * part;
                 }
-                let inverse = if sum > 0.0 { 1.0 / sum } else { 0.0 };
+                let inverse = inverse(sum);
                 for c in (0..value).step_by(S::LANES) {
                     let n = S::LANES.min(value - c);
                     let mut all = s.zero();
                     for (split, weight) in weights[..plan.splits].iter().enumerate() {
-                        let part = job.part_of(above, split).add(row * value + c);
+                        let part = job.part(above, split).add(row * value + c);
                         let factor = s.splat(weight * inverse);
                         all = s.fma(factor, s.load_partial(part, n), all);
                     }

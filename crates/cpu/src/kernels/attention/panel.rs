@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::plan::{Buffers, Task, tile_stride};
+use super::row::widen;
 use super::tile::Tile;
 use super::{Grid, Job, bias};
 use crate::simd::{Element, MAX_LANES, Simd};
@@ -56,41 +57,32 @@ fn begin<S: Simd, T: Element>(
 ) {
     let (a, plan, lanes) = (job.attention, job.plan, S::LANES);
     let (head, value, w) = (plan.sizes.head, plan.sizes.value, panel.vectors * lanes);
-    let q = &mut b.q[panel.at * head..][..head * w];
-    let (block, turned) = b.blocks.split_at_mut(MAX_LANES * MAX_LANES);
-    assert!(block.len() >= lanes * lanes && turned.len() >= lanes * lanes);
-    let (block, turned) = (block.as_mut_ptr(), turned.as_mut_ptr());
-    let scale = s.splat(a.scale);
+    let stride = tile_stride(head);
+    // The room for keys is free as yet. The last block of columns may reach past the panel, into
+    // the next, which comes later, or into what the room has to spare.
+    let (q, rows) = (&mut b.q[panel.at * head..], &mut b.k[..lanes * stride]);
+    assert!(q.len() >= head.next_multiple_of(lanes) * w);
     for r in 0..panel.vectors {
-        for x in (0..head).step_by(lanes) {
-            let n = lanes.min(head - x);
-            for i in 0..lanes {
-                let row = panel.rows.start + r * lanes + i;
-                // SAFETY: the row is one of q's and has n elements from x on; the block has room.
-                unsafe {
-                    let mut elements = s.zero();
-                    if row < panel.rows.end {
-                        let from = a.q.row(
-                            task.batch,
-                            task.key_head * plan.group + row % plan.group,
-                            row / plan.group,
-                        );
-                        elements = match n == lanes {
-                            true => T::load(s, from.add(x)),
-                            false => T::load_partial(s, from.add(x), n),
-                        };
-                    }
-                    s.store(block.add(i * lanes), s.mul(elements, scale));
-                }
+        for i in 0..lanes {
+            let row = panel.rows.start + r * lanes + i;
+            let to = &mut rows[i * stride..][..stride];
+            if row < panel.rows.end {
+                let of = task.key_head * plan.group + row % plan.group;
+                let from = a.q.row(task.batch, of, row / plan.group);
+                // SAFETY: the row is one of q's.
+                unsafe { widen(s, from, head, a.scale, to) };
+            } else {
+                to.fill(0.0);
             }
-            // SAFETY: both blocks have lanes by lanes elements; n * w fit in q from x * w on.
+        }
+        let mut x = 0;
+        while x < head {
+            // SAFETY: both lengths are checked above.
             unsafe {
-                s.transpose(block, lanes, turned, lanes);
-                for i in 0..n {
-                    let to = q.as_mut_ptr().add((x + i) * w + r * lanes);
-                    s.store(to, s.load(turned.add(i * lanes)));
-                }
+                let to = q.as_mut_ptr().add(x * w + r * lanes);
+                s.transpose(rows.as_ptr().add(x), stride, to, w);
             }
+            x += lanes;
         }
     }
     b.o[panel.at * value..][..value * w].fill(0.0);
@@ -113,12 +105,10 @@ fn tile<S: Simd, T: Element>(
 ) {
     let (a, plan) = (job.attention, job.plan);
     let (head, value, group) = (plan.sizes.head, plan.sizes.value, plan.group);
-    let has_key_bias = bias::for_keys(s, a, task.batch, &keys, b.key_bias);
     let base = keys.start;
-    let keys = match has_key_bias {
-        true => bias::trim_keys(keys, b.key_bias, base),
-        false => keys,
-    };
+    let biased = a.key_bias(s, task.batch, keys.clone(), b.key_bias);
+    let has_key_bias = biased.is_some();
+    let keys = biased.unwrap_or(keys);
     if keys.is_empty() {
         return;
     }
@@ -141,10 +131,13 @@ fn tile<S: Simd, T: Element>(
                 let head = task.key_head * group + row % group;
                 *at = m.at(task.batch, head, row / group, seen.start);
             }
-            // SAFETY: the mask covers every row and key.
-            let kept = unsafe {
-                bias::for_panel(s, m, &at[..w], panel.vectors, seen.len(), b.bias, b.blocks)
-            };
+            let kept = s.call(bias::Panel {
+                mask: m,
+                at: &at[..w],
+                n: seen.len(),
+                to: b.bias,
+                block: b.block,
+            });
             seen = mask_base + kept.start..mask_base + kept.end;
             if seen.is_empty() {
                 continue;
@@ -197,24 +190,12 @@ fn rows<S: Simd, T: Element>(
         return (grid.row(task.batch, task.key_head, keys.start).cast(), grid.strides[2]);
     }
     let stride = tile_stride(width);
-    assert!(to.len() >= keys.len() * stride);
-    let to = to.as_mut_ptr();
     for (i, key) in keys.clone().enumerate() {
         let from = grid.row(task.batch, task.key_head, key);
-        // SAFETY: the row has `width` elements; the buffer has `stride` for it, whole vectors.
-        unsafe {
-            let to = to.add(i * stride);
-            let mut x = 0;
-            while x + S::LANES <= width {
-                s.store(to.add(x), T::load(s, from.add(x)));
-                x += S::LANES;
-            }
-            if x < width {
-                s.store(to.add(x), T::load_partial(s, from.add(x), width - x));
-            }
-        }
+        // SAFETY: the row is one of the grid's.
+        unsafe { widen(s, from, width, 1.0, &mut to[i * stride..][..stride]) };
     }
-    (to, stride)
+    (to.as_ptr(), stride)
 }
 
 /// Writes the rows of a panel: results, or parts of them.
@@ -226,73 +207,29 @@ fn finish<S: Simd, T: Element>(
     b: &mut Buffers<'_>,
     panel: &Panel,
 ) {
-    let plan = job.plan;
-    let value = plan.sizes.value;
-    if plan.splits == 1 {
-        let mut to = [std::ptr::null_mut::<T>(); 2 * MAX_LANES];
-        let mut factor = [0.0; 2 * MAX_LANES];
-        for (i, row) in panel.rows.clone().enumerate() {
-            let head = task.key_head * plan.group + row % plan.group;
-            to[i] = job.out_row(task.batch, head, row / plan.group);
-            let sum = b.sum[panel.at + i];
-            factor[i] = if sum > 0.0 { 1.0 / sum } else { 0.0 };
-        }
-        // SAFETY: these are rows of the result, and no other task writes there.
-        unsafe { write(s, b, panel, value, &to, &factor) };
-    } else {
-        let mut to = [std::ptr::null_mut::<f32>(); 2 * MAX_LANES];
-        for (i, row) in panel.rows.clone().enumerate() {
-            let part = job.part(task);
-            to[i] = part.wrapping_add(row * value);
-            let state = part.wrapping_add(plan.rows * value);
-            // SAFETY: a part has room for the rows, their maxima and their sums.
-            unsafe {
-                *state.add(row) = b.top[panel.at + i];
-                *state.add(plan.rows + row) = b.sum[panel.at + i];
-            }
-        }
-        // SAFETY: these are rows of a part, and no other task writes there.
-        unsafe { write(s, b, panel, value, &to, &[1.0; 2 * MAX_LANES]) };
-    }
-}
-
-/// Writes the results of a panel, times a factor, as rows.
-///
-/// # Safety
-/// The first `panel.rows.len()` places of `to` are valid for `value` elements.
-#[inline(always)]
-unsafe fn write<S: Simd, T: Element>(
-    s: S,
-    b: &mut Buffers<'_>,
-    panel: &Panel,
-    value: usize,
-    to: &[*mut T; 2 * MAX_LANES],
-    factor: &[f32; 2 * MAX_LANES],
-) {
-    let (lanes, w) = (S::LANES, panel.vectors * S::LANES);
-    let o = &b.o[panel.at * value..][..value * w];
-    let (block, turned) = b.blocks.split_at_mut(MAX_LANES * MAX_LANES);
-    assert!(block.len() >= lanes * lanes && turned.len() >= lanes * lanes);
-    let (block, turned) = (block.as_mut_ptr(), turned.as_mut_ptr());
+    let (plan, lanes) = (job.plan, S::LANES);
+    let (value, w) = (plan.sizes.value, panel.vectors * lanes);
+    let stride = tile_stride(value);
+    // The room for values is free again. The last block of columns may begin in this panel and
+    // end in another, or in what the room has to spare: nothing of that is used.
+    let (o, rows) = (&b.o[panel.at * value..], &mut b.v[..lanes * stride]);
+    assert!(o.len() >= value.next_multiple_of(lanes) * w);
     for r in 0..panel.vectors {
-        // SAFETY: o is `[value][w]`; blocks are lanes by lanes; the caller vouches for `to`.
-        unsafe {
-            let factor = s.load(factor.as_ptr().add(r * lanes));
-            for c in (0..value).step_by(lanes) {
-                let n = lanes.min(value - c);
-                for j in 0..n {
-                    let x = s.load(o.as_ptr().add((c + j) * w + r * lanes));
-                    s.store(block.add(j * lanes), s.mul(x, factor));
-                }
-                s.transpose(block, lanes, turned, lanes);
-                for i in 0..lanes.min(panel.rows.len().saturating_sub(r * lanes)) {
-                    let (to, x) = (to[r * lanes + i].add(c), s.load(turned.add(i * lanes)));
-                    match n == lanes {
-                        true => T::store(s, to, x),
-                        false => T::store_partial(s, to, n, x),
-                    }
-                }
+        let mut c = 0;
+        while c < value {
+            // SAFETY: both lengths are checked above.
+            unsafe {
+                let from = o.as_ptr().add(c * w + r * lanes);
+                s.transpose(from, w, rows.as_mut_ptr().add(c), stride);
             }
+            c += lanes;
+        }
+        for i in 0..lanes.min(panel.rows.len().saturating_sub(r * lanes)) {
+            let row = panel.rows.start + r * lanes + i;
+            let state = panel.at + r * lanes + i;
+            let o = &rows[i * stride..][..stride];
+            // SAFETY: this is a row of this task.
+            unsafe { job.finish(s, task, row, o, b.top[state], b.sum[state]) };
         }
     }
 }

@@ -73,8 +73,8 @@ pub(super) struct Buffers<'a> {
     /// Tiles of keys and values, where they must be converted.
     pub(super) k: &'a mut [f32],
     pub(super) v: &'a mut [f32],
-    /// Two blocks of lanes by lanes for transpositions.
-    pub(super) blocks: &'a mut [f32],
+    /// A block of lanes by lanes.
+    pub(super) block: &'a mut [f32],
 }
 
 /// To whole cache lines.
@@ -110,11 +110,11 @@ impl Plan {
             false => (KEY_TILE_ELEMENTS / head.max(value).max(1)).clamp(32, 256) / 16 * 16,
         };
         let key_tile = key_tile.min(line(keys.max(1)));
-        let (lanes, wide) = if dots { (chunk, line(head)) } else { (PANEL, head) };
+        let lanes = if dots { chunk } else { PANEL };
         let tiles = if dots { 0 } else { key_tile };
         let mut room = Room {
-            q: line(chunk * wide),
-            o: line(chunk * line(value)),
+            q: chunk * line(head),
+            o: chunk * line(value),
             state: line(chunk),
             p: line(lanes * key_tile),
             bias: line(lanes * key_tile),
@@ -124,7 +124,7 @@ impl Plan {
             all: 0,
         };
         room.all = room.q + room.o + 2 * room.state + room.p + room.bias + room.key_bias;
-        room.all += room.k + room.v + 2 * MAX_LANES * MAX_LANES;
+        room.all += room.k + room.v + MAX_LANES * MAX_LANES;
         let tasks = above * chunks * splits;
         Plan { sizes, group, rows, dots, chunk, chunks, splits, key_tile, tasks, room }
     }
@@ -172,7 +172,7 @@ impl Room {
             key_bias: cut(self.key_bias),
             k: cut(self.k),
             v: cut(self.v),
-            blocks: cut(2 * MAX_LANES * MAX_LANES),
+            block: cut(MAX_LANES * MAX_LANES),
         }
     }
 }

@@ -9,7 +9,6 @@ use super::*;
 use crate::simd::available;
 
 mod random;
-mod schedule;
 
 /// Memory that begins at a multiple of 64.
 pub(super) struct Aligned(Vec<u8>, usize);
@@ -82,7 +81,7 @@ pub(super) fn attend<T: Element>(
     let strides = layout.strides(n);
     let mut out = vec![T::from_f32(7.0); extent(n, strides)];
     let mut scratch = Aligned::new(a.sizes().scratch_bytes(pool.threads()));
-    a.run_on(Some(isa), pool, GridMut::new(&mut out, n, strides), scratch.bytes());
+    a.run_on(isa, pool, GridMut::new(&mut out, n, strides), scratch.bytes());
     let mut dense = vec![T::ZERO; n.iter().product()];
     each_row(n, |row, at| {
         let start: usize = at.iter().zip(strides).map(|(i, s)| i * s).sum();

@@ -46,10 +46,13 @@ fn offsets(axes: &[BatchAxis], mut i: usize) -> [isize; 3] {
 impl Fold {
     /// Over axes from the outermost of c to the innermost, then those that c lacks.
     pub(super) fn new(axes: &[BatchAxis]) -> Fold {
-        let (repeats, rows): (Vec<_>, Vec<_>) = axes.iter().partition(|x| x.c == 0);
-        let (mut rows, mut repeats) = (rows, repeats);
+        let (mut repeats, mut rows): (Vec<_>, Vec<_>) = axes.iter().partition(|x| x.c == 0);
         let line = rows.pop().unwrap_or(NOTHING);
         let inner = repeats.pop().unwrap_or(NOTHING);
+        if line.a > 1 || line.b > 1 {
+            // Rows that follow each other read from the same cache lines.
+            rows.sort_by_key(|x| std::cmp::Reverse(x.a.max(x.b)));
+        }
         Fold { line, rows, inner, repeats }
     }
 
@@ -57,6 +60,14 @@ impl Fold {
     /// where it is one.
     fn along(&self) -> bool {
         self.inner.a == 1 && (self.inner.b == 1 || self.inner.b == 0)
+    }
+
+    /// Whether results are dot products of lines, many with the same line: a matrix and a vector,
+    /// which [`matmul`](crate::gemm::matmul) takes several rows at a time.
+    pub(super) fn is_product(&self) -> bool {
+        let shares = |x: &BatchAxis| x.a == 0 || x.b == 0;
+        let shared = shares(&self.line) || self.rows.iter().any(shares);
+        (self.inner.a, self.inner.b) == (1, 1) && self.repeats.is_empty() && shared
     }
 
     /// Computes all results.
@@ -72,12 +83,15 @@ impl Fold {
     ) {
         let each = self.inner.count * count(&self.repeats);
         // Lines are cut so that long ones can be shared out.
-        let span = (MIN_MOVED / each.max(1)).clamp(64, 4096).next_multiple_of(64);
+        let strided = self.line.a > 1 || self.line.b > 1;
+        let most = if strided { 256 } else { 4096 };
+        let span = (MIN_MOVED / each.max(1)).clamp(64, most).next_multiple_of(64);
         let pieces = self.line.count.div_ceil(span);
         let least = MIN_MOVED / (each * span.min(self.line.count)).max(1);
         let (a, b, c) = (a.cast::<A>(), b.cast::<A>(), c.cast::<C>());
-        let all = Lines { fold: self, a, b, c, span, pieces, units: 0..0 };
-        pool.run_chunks(count(&self.rows) * pieces, least, &|units| {
+        let lines = count(&self.rows);
+        let all = Lines { fold: self, a, b, c, span, lines, units: 0..0 };
+        pool.run_chunks(lines * pieces, least, &|units| {
             dispatch(Lines { units, ..all.clone() });
         });
     }
@@ -91,8 +105,8 @@ struct Lines<'a, A, C> {
     b: *const A,
     c: *mut C,
     span: usize,
-    /// Pieces to a line.
-    pieces: usize,
+    lines: usize,
+    /// The first pieces of all lines, then their second ones, and so on.
     units: Range<usize>,
 }
 
@@ -103,18 +117,21 @@ impl<A: Element, C: Element> WithSimd for Lines<'_, A, C> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Fold { line, rows, .. } = self.fold;
+        let Fold { line, rows, inner, repeats } = self.fold;
         for unit in self.units.clone() {
-            let first = unit % self.pieces * self.span;
+            let first = unit / self.lines * self.span;
             let n = self.span.min(line.count - first);
-            let [a, b, c] = offsets(rows, unit / self.pieces);
+            let [a, b, c] = offsets(rows, unit % self.lines);
             let i = first as isize;
             let at = [a + i * line.a, b + i * line.b, c + i * line.c];
             // SAFETY: these results exist, and are this unit's alone.
             unsafe {
-                match self.fold.along() {
-                    true => self.along(s, at, n),
-                    false => self.across(s, at, n),
+                if self.fold.along() {
+                    self.along(s, at, n);
+                } else if inner.count == 1 && repeats.is_empty() && (line.a > 1 || line.b > 1) {
+                    self.one_by_one(at, n);
+                } else {
+                    self.across(s, at, n);
                 }
             }
         }
@@ -146,6 +163,23 @@ impl<A: Element, C: Element> Lines<'_, A, C> {
             }
             // SAFETY: the caller's contract.
             unsafe { *self.c.offset(at[2] + i * line.c) = C::from_f32(total as f32) };
+        }
+    }
+
+    /// Computes `n` results of a line that are single products.
+    ///
+    /// # Safety
+    /// As for `along`.
+    #[inline(always)]
+    unsafe fn one_by_one(&self, at: [isize; 3], n: usize) {
+        let line = self.fold.line;
+        let (a, b) = (self.a.wrapping_offset(at[0]), self.b.wrapping_offset(at[1]));
+        for i in 0..n as isize {
+            // SAFETY: the terms are valid for their axes; the innermost axis of c is contiguous.
+            unsafe {
+                let (x, y) = (*a.offset(i * line.a), *b.offset(i * line.b));
+                *self.c.offset(at[2] + i) = C::from_f32(x.to_f32() * y.to_f32());
+            }
         }
     }
 

@@ -1,11 +1,9 @@
 //! `frit eval` on cases of a few numbers.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{doubling, floats, json, run, status, stderr, stdout, temp, write};
+use crate::common::{doubling, floats, json, run, status, stderr, stdout, temp, write};
 use frit::graph::DType;
 use frit::load::safetensors;
 
@@ -28,7 +26,11 @@ fn fill(folder: &Path) {
     doubling(file("other_shape"), &[2.0; 3], &[]);
     doubling(file("not_a_number"), &[2.0, 4.0, 6.0, f32::NAN], &[]);
     doubling(file("unknown_op"), &DOUBLED, &[("op", "transmute")]);
-    doubling(file("unknown_option"), &DOUBLED, &[("options", r#"{"equation": "i,->i", "flux": 1}"#)]);
+    doubling(
+        file("unknown_option"),
+        &DOUBLED,
+        &[("options", r#"{"equation": "i,->i", "flux": 1}"#)],
+    );
     doubling(file("wrong_option"), &DOUBLED, &[("options", r#"{"equation": 7}"#)]);
     doubling(file("no_json"), &DOUBLED, &[("options", "{")]);
     doubling(file("no_bound"), &DOUBLED, &[("atol", "none")]);

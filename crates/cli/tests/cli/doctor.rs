@@ -1,8 +1,6 @@
 //! `frit doctor`.
 
-mod common;
-
-use common::{json, run, status, stdout, temp};
+use crate::common::{json, run, status, stdout, temp};
 
 #[test]
 fn it_tells_versions_threads_backends_and_an_empty_cache_as_json() {
@@ -30,7 +28,7 @@ fn it_tells_versions_threads_backends_and_an_empty_cache_as_json() {
 #[test]
 fn the_instruction_set_and_the_threads_follow_the_environment() {
     let home = temp();
-    let mut command = common::frit(home.path());
+    let mut command = crate::common::frit(home.path());
     command.args(["doctor", "--json"]).env("FRIT_SIMD", "portable").env("FRIT_THREADS", "3");
     let json = json(&command.output().expect("run frit"));
     assert_eq!(json["processor"]["isa"], "portable");

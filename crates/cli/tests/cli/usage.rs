@@ -1,10 +1,8 @@
 //! Arguments: help, versions, bad usage, and a reader that goes away.
 
-mod common;
-
 use std::process::Stdio;
 
-use common::{frit, run, status, stderr, stdout, temp};
+use crate::common::{frit, run, status, stderr, stdout, temp};
 
 #[test]
 fn without_a_command_it_prints_help() {

@@ -1,0 +1,7 @@
+//! The command from outside: arguments in, status and output out. No test needs a network.
+
+mod common;
+mod doctor;
+mod eval;
+mod models;
+mod usage;

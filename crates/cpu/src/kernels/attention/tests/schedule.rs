@@ -1,3 +1,0 @@
-//! How work is cut, what is skipped, and what is refused.
-
-use super::*;

@@ -189,7 +189,9 @@ fn rows_may_run_backwards() {
     };
     let (c, mirrored) = (run(&forwards, 0), run(&backwards, (m - 1) * k));
     for (row, mirror) in c.chunks(n).zip(mirrored.chunks(n).rev()) {
-        assert_eq!(row, mirror);
+        // The two may take different ways, so sums may be rounded in another order.
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 + 1e-5 * b.abs();
+        assert!(row.iter().zip(mirror).all(close), "{row:?} is not {mirror:?}");
     }
 }
 

@@ -75,7 +75,9 @@ mod idle {
     use std::sync::{Mutex, PoisonError};
 
     /// Smaller ones are better off with the allocator.
-    const LEAST_WORDS: usize = (256 << 10) / 16;
+    const LEAST_WORDS: usize = (16 << 10) / 16;
+    /// A longer list takes longer to search than it saves.
+    const MOST: usize = 64;
     /// No more than this is kept, 128 MB.
     const MOST_WORDS: usize = (128 << 20) / 16;
 
@@ -100,7 +102,7 @@ mod idle {
         idle.push(words);
         // The oldest go first; dropping them outside of the lock would be no gain.
         let mut total: usize = idle.iter().map(Vec::len).sum();
-        while total > MOST_WORDS {
+        while total > MOST_WORDS || idle.len() > MOST {
             total -= idle.remove(0).len();
         }
     }

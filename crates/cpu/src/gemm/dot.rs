@@ -42,7 +42,7 @@ pub(super) unsafe fn few<'a, A: Element, W: Element, T: Element>(
             unsafe { from.widen(e.isa, e.m, e.k, widened.add(z * matrix)) };
         });
     }
-    let chunk = (TASK_BYTES / (e.k * e.size).max(1)).clamp(1, NC).next_multiple_of(32).min(NC);
+    let chunk = (TASK_BYTES / (e.k * e.size).max(1)).next_multiple_of(32).min(NC);
     let chunks = e.n.div_ceil(chunk);
     // Memory is slower than sums of so few rows.
     share(pool, places * chunks, e.m.max(8) * chunk * e.k, &|i| {
@@ -111,9 +111,9 @@ impl<W: Element> WithSimd for Dots<W> {
             unsafe {
                 match rows {
                     1 => dots.all::<S, 1, 1, 4>(s),
-                    2 => dots.all::<S, 2, 2, 2>(s),
+                    2 => dots.all::<S, 2, 1, 4>(s),
                     3 => dots.all::<S, 3, 3, 1>(s),
-                    _ => dots.all::<S, 4, 2, 1>(s),
+                    _ => dots.all::<S, 4, 1, 2>(s),
                 }
             }
         }

@@ -23,49 +23,65 @@ impl Mask<'_> {
         batch * a + head * b + query * c + key * d
     }
 
-    /// What it adds to `n <= LANES` keys from the one `skip` after that of place `at`.
+    /// Whether the `n` keys from these places on say the same.
+    fn same_rows(&self, at: &[usize], n: usize) -> bool {
+        fn same<M: bytemuck::Pod>(m: &[M], at: &[usize], n: usize) -> bool {
+            let bytes = |at: usize| bytemuck::cast_slice::<M, u8>(&m[at..at + n]);
+            at.iter().all(|&i| i == at[0] || bytes(i) == bytes(at[0]))
+        }
+        let n = if self.strides[3] == 0 { n.min(1) } else { n };
+        match self.data {
+            MaskData::Bool(m) => same(m, at, n),
+            MaskData::F32(m) => same(m, at, n),
+            MaskData::F16(m) => same(m, at, n),
+            MaskData::BF16(m) => same(m, at, n),
+        }
+    }
+}
+
+/// What a mask of some type adds to scores.
+trait Numbers {
+    /// To `n <= LANES` keys from place `at` on, `step` (0 or 1) apart.
     ///
     /// # Safety
     /// These places exist.
-    #[inline(always)]
-    unsafe fn lanes<S: Simd>(&self, s: S, at: usize, skip: usize, n: usize) -> S::F {
-        let at = at + skip * self.strides[3];
-        // SAFETY: the caller's contract; one place stands for all n where the stride is 0.
-        unsafe {
-            match self.data {
-                MaskData::Bool(m) => {
-                    let m = m.as_ptr().add(at);
-                    let mut bytes = [0u8; MAX_LANES];
-                    let m = match (self.strides[3], n == S::LANES) {
-                        (0, _) => {
-                            bytes = [*m; MAX_LANES];
-                            bytes.as_ptr()
-                        }
-                        (_, true) => m,
-                        (_, false) => {
-                            m.copy_to_nonoverlapping(bytes.as_mut_ptr(), n);
-                            bytes.as_ptr()
-                        }
-                    };
-                    let removed = s.eq_i(s.load_u8(m), s.splat_i(0));
-                    s.select(removed, s.splat(f32::NEG_INFINITY), s.zero())
-                }
-                MaskData::F32(m) => self.load(s, m.as_ptr().add(at), n),
-                MaskData::F16(m) => self.load(s, m.as_ptr().add(at), n),
-                MaskData::BF16(m) => self.load(s, m.as_ptr().add(at), n),
-            }
-        }
-    }
+    unsafe fn lanes<S: Simd>(&self, s: S, at: usize, step: usize, n: usize) -> S::F;
+}
 
+struct Added<'a, M>(&'a [M]);
+
+impl<M: Element> Numbers for Added<'_, M> {
     #[inline(always)]
-    unsafe fn load<S: Simd, M: Element>(&self, s: S, m: *const M, n: usize) -> S::F {
+    unsafe fn lanes<S: Simd>(&self, s: S, at: usize, step: usize, n: usize) -> S::F {
         // SAFETY: the caller's contract.
         unsafe {
-            match (self.strides[3], n == S::LANES) {
-                (0, _) => s.splat((*m).to_f32()),
-                (_, true) => M::load(s, m),
-                (_, false) => M::load_partial(s, m, n),
+            let m = self.0.as_ptr().add(at);
+            if step == 0 {
+                return s.splat((*m).to_f32());
             }
+            if n == S::LANES { M::load(s, m) } else { M::load_partial(s, m, n) }
+        }
+    }
+}
+
+struct Bool<'a>(&'a [u8]);
+
+impl Numbers for Bool<'_> {
+    #[inline(always)]
+    unsafe fn lanes<S: Simd>(&self, s: S, at: usize, step: usize, n: usize) -> S::F {
+        // SAFETY: the caller's contract; the copy has MAX_LANES >= LANES bytes.
+        unsafe {
+            let m = self.0.as_ptr().add(at);
+            let mut bytes = [0u8; MAX_LANES];
+            let kept = if step == 0 {
+                s.splat_i(i32::from(*m))
+            } else if n == S::LANES {
+                s.load_u8(m)
+            } else {
+                m.copy_to_nonoverlapping(bytes.as_mut_ptr(), n);
+                s.load_u8(bytes.as_ptr())
+            };
+            s.select(s.eq_i(kept, s.splat_i(0)), s.splat(f32::NEG_INFINITY), s.zero())
         }
     }
 }
@@ -83,16 +99,15 @@ impl<'a, T> Attention<'a, T> {
         self.mask.as_ref().filter(|m| m.is_per_key(heads, queries))
     }
 
-    /// Writes what is added for all rows to the scores of `keys`, and returns `keys` without the
-    /// removed ones at both ends; `None` if nothing is added.
+    /// Writes what is added for all rows to the scores of `keys`; `None` if that is nothing.
     #[inline(always)]
     pub(super) fn key_bias<S: Simd>(
         &self,
         s: S,
         batch: usize,
-        keys: Range<usize>,
+        keys: &Range<usize>,
         to: &mut [f32],
-    ) -> Option<Range<usize>> {
+    ) -> Option<Kept> {
         let common = self.common_mask();
         if common.is_none() && self.key_mask.is_none() {
             return None;
@@ -109,10 +124,35 @@ impl<'a, T> Attention<'a, T> {
                 *to = f32::NEG_INFINITY;
             }
         }
+        Some(Kept::of(to))
+    }
+}
+
+/// What a mask leaves of some keys.
+pub(super) struct Kept {
+    /// The keys, counted from the first, without the removed ones at both ends.
+    pub(super) keys: Range<usize>,
+    /// What is added to the scores of these.
+    pub(super) bias: Bias,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bias {
+    None,
+    /// A number for each key.
+    Keys,
+    /// A number for each key and row.
+    Rows,
+}
+
+impl Kept {
+    /// Of what is added to each key.
+    fn of(bias: &[f32]) -> Kept {
         let removed = |x: &&f32| **x == f32::NEG_INFINITY;
-        let start = to.iter().take_while(removed).count();
-        let end = to[start..].iter().rev().take_while(removed).count();
-        Some(keys.start + start..keys.end - end)
+        let start = bias.iter().take_while(removed).count();
+        let keys = start..bias.len() - bias[start..].iter().rev().take_while(removed).count();
+        let any = bias[keys.clone()].iter().any(|&x| x != 0.0);
+        Kept { keys, bias: if any { Bias::Keys } else { Bias::None } }
     }
 }
 
@@ -127,54 +167,75 @@ impl WithSimd for Row<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let mut j = 0;
-        while j < self.to.len() {
-            let n = S::LANES.min(self.to.len() - j);
-            // SAFETY: whoever made this vouches for the places; n elements are left in `to`.
-            unsafe {
-                let x = self.mask.lanes(s, self.at, j, n);
-                s.store_partial(self.to.as_mut_ptr().add(j), n, x);
+        let (at, step) = (self.at, self.mask.strides[3]);
+        // SAFETY: whoever made this vouches for the places.
+        unsafe {
+            match self.mask.data {
+                MaskData::Bool(m) => copy(s, &Bool(m), at, step, self.to),
+                MaskData::F32(m) => copy(s, &Added(m), at, step, self.to),
+                MaskData::F16(m) => copy(s, &Added(m), at, step, self.to),
+                MaskData::BF16(m) => copy(s, &Added(m), at, step, self.to),
             }
-            j += n;
         }
     }
 }
 
-/// Writes the mask of a panel's rows as `[key][row]` for `n` keys; that of row `i` begins at place
-/// `at[i]`, and the keys from there on must exist. Returns which of the `n` keys are left without
-/// those at both ends that no row keeps.
+/// # Safety
+/// As many places exist as `to` has, from `at` on.
+#[inline(always)]
+unsafe fn copy<S: Simd>(s: S, mask: &impl Numbers, at: usize, step: usize, to: &mut [f32]) {
+    let mut j = 0;
+    while j < to.len() {
+        let n = S::LANES.min(to.len() - j);
+        // SAFETY: the caller's contract; n elements are left in `to`.
+        unsafe {
+            let x = mask.lanes(s, at + j * step, step, n);
+            s.store_partial(to.as_mut_ptr().add(j), n, x);
+        }
+        j += n;
+    }
+}
+
+/// What a mask adds to `n` keys of a panel's rows; that of row `i` begins at place `at[i]`, and the
+/// keys from there on must exist. Written as `[key][row]`, unless it is the same for all rows.
 pub(super) struct Panel<'a> {
     pub(super) mask: &'a Mask<'a>,
     pub(super) at: &'a [usize],
     pub(super) n: usize,
+    /// Added for all rows, besides the mask.
+    pub(super) key_bias: Option<&'a [f32]>,
     /// Room for whole vectors of keys.
     pub(super) to: &'a mut [f32],
     pub(super) block: &'a mut [f32],
 }
 
 impl WithSimd for Panel<'_> {
-    type Output = Range<usize>;
+    type Output = Kept;
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Range<usize> {
-        let (w, lanes, n) = (self.at.len(), S::LANES, self.n);
+    fn run<S: Simd>(self, s: S) -> Kept {
+        let n = self.n;
+        if self.mask.same_rows(self.at, n) {
+            let to = &mut self.to[..n];
+            Row { mask: self.mask, at: self.at[0], to }.run(s);
+            if let Some(more) = self.key_bias {
+                to.iter_mut().zip(more).for_each(|(to, more)| *to += more);
+            }
+            return Kept::of(to);
+        }
+        let (w, lanes) = (self.at.len(), S::LANES);
         let vectors = w / lanes;
         assert!(self.to.len() >= n.next_multiple_of(lanes) * w);
         assert!(w.is_multiple_of(lanes) && self.block.len() >= lanes * lanes);
-        let (to, block) = (self.to.as_mut_ptr(), self.block.as_mut_ptr());
+        let to = self.to.as_mut_ptr();
         // SAFETY: whoever made this vouches for the places; a transposed block may reach past key
         // `n`, but not past whole vectors of keys.
         unsafe {
-            let mut j = 0;
-            while j < n {
-                let few = lanes.min(n - j);
-                for r in 0..vectors {
-                    for i in 0..lanes {
-                        let x = self.mask.lanes(s, self.at[r * lanes + i], j, few);
-                        s.store(block.add(i * lanes), x);
-                    }
-                    s.transpose(block, lanes, to.add(j * w + r * lanes), w);
-                }
-                j += lanes;
+            let (step, block) = (self.mask.strides[3], self.block.as_mut_ptr());
+            match self.mask.data {
+                MaskData::Bool(m) => turn(s, &Bool(m), self.at, step, n, to, block),
+                MaskData::F32(m) => turn(s, &Added(m), self.at, step, n, to, block),
+                MaskData::F16(m) => turn(s, &Added(m), self.at, step, n, to, block),
+                MaskData::BF16(m) => turn(s, &Added(m), self.at, step, n, to, block),
             }
             let mut keys = 0..n;
             while keys.start < keys.end && !is_kept(s, to.add(keys.start * w), vectors) {
@@ -183,7 +244,38 @@ impl WithSimd for Panel<'_> {
             while keys.start < keys.end && !is_kept(s, to.add((keys.end - 1) * w), vectors) {
                 keys.end -= 1;
             }
-            keys
+            Kept { keys, bias: Bias::Rows }
+        }
+    }
+}
+
+/// Writes `[key][row]`.
+///
+/// # Safety
+/// As in [`Panel`].
+#[inline(always)]
+unsafe fn turn<S: Simd>(
+    s: S,
+    mask: &impl Numbers,
+    at: &[usize],
+    step: usize,
+    n: usize,
+    to: *mut f32,
+    block: *mut f32,
+) {
+    let (w, lanes) = (at.len(), S::LANES);
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut j = 0;
+        while j < n {
+            let few = lanes.min(n - j);
+            for (r, at) in at.chunks_exact(lanes).enumerate() {
+                for (i, at) in at.iter().enumerate() {
+                    s.store(block.add(i * lanes), mask.lanes(s, at + j * step, step, few));
+                }
+                s.transpose(block, lanes, to.add(j * w + r * lanes), w);
+            }
+            j += lanes;
         }
     }
 }

@@ -5,10 +5,11 @@
 
 use std::ops::Range;
 
+use super::Job;
+use super::bias::{self, Bias};
 use super::plan::{Buffers, DOT_ROWS, Task};
 use super::row::widen;
 use super::tile::exp_down;
-use super::{Job, bias};
 use crate::simd::{Element, MAX_LANES, Simd, WithSimd, math};
 
 /// Runs a task in its scratch room.
@@ -36,6 +37,26 @@ fn padded(n: usize) -> usize {
     n.next_multiple_of(MAX_LANES)
 }
 
+/// How many rows of `width` ahead memory is asked for: 4 KiB. By itself the processor does not
+/// follow several rows at a time that well.
+#[inline(always)]
+fn ahead<T>(width: usize) -> usize {
+    (4096 / size_of::<T>()).div_ceil(width.max(1))
+}
+
+/// Asks for the memory at `p`, which need not exist, if a cache line begins near element `x`.
+#[inline(always)]
+fn prefetch<T>(p: *const T, x: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if (x * size_of::<T>()).is_multiple_of(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch does not access memory as far as the program can tell.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (p, x);
+}
+
 impl<T: Element, const R: usize, const N: usize> WithSimd for Dots<'_, T, R, N> {
     type Output = ();
     #[inline(always)]
@@ -53,10 +74,10 @@ impl<T: Element, const R: usize, const N: usize> WithSimd for Dots<'_, T, R, N> 
             start = keys.end;
             self.tile(s, keys);
         }
-        for row in task.rows.clone() {
+        for (row, place) in plan.places(task.rows.clone()).enumerate() {
             let o = &self.b.o[row * padded(plan.sizes.value)..];
             // SAFETY: this is a row of this task.
-            unsafe { self.job.finish(s, task, row, o, self.b.top[row], self.b.sum[row]) };
+            unsafe { self.job.finish(s, task, place, o, self.b.top[row], self.b.sum[row]) };
         }
     }
 }
@@ -69,15 +90,12 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
         let wide = padded(plan.sizes.head);
         b.o.fill(0.0);
         b.q.fill(0.0);
-        for row in task.rows.clone() {
-            let of = task.key_head * plan.group + row % plan.group;
-            let from = a.q.row(task.batch, of, row / plan.group);
+        for (row, (query, of)) in plan.places(task.rows.clone()).enumerate() {
+            let from = a.q.row(task.batch, task.key_head * plan.group + of, query);
             let to = &mut b.q[row * wide..][..wide];
             // SAFETY: this is a row of q.
             unsafe { widen(s, from, plan.sizes.head, a.scale, to) };
-            let sink = task.sink(a, of);
-            b.top[row] = sink;
-            b.sum[row] = if sink > f32::NEG_INFINITY { 1.0 } else { 0.0 };
+            (b.top[row], b.sum[row]) = task.sink(a, plan, of);
         }
     }
 
@@ -86,9 +104,9 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
     fn tile<S: Simd>(&mut self, s: S, keys: Range<usize>) {
         let (a, plan, task) = (self.job.attention, self.job.plan, self.task);
         let base = keys.start;
-        let biased = a.key_bias(s, task.batch, keys.clone(), self.b.key_bias);
-        let has_key_bias = biased.is_some();
-        let keys = biased.unwrap_or(keys);
+        let common = a.key_bias(s, task.batch, &keys, self.b.key_bias);
+        let keys = common.as_ref().map_or(keys, |c| base + c.keys.start..base + c.keys.end);
+        let common = common.filter(|c| c.bias != Bias::None).is_some();
         if keys.is_empty() {
             return;
         }
@@ -106,9 +124,9 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
                 self.scores::<S, 1>(s, k.wrapping_add(j * a.k.strides[2]), j);
                 j += 1;
             }
-            for row in task.rows.clone() {
+            for (row, (query, of)) in plan.places(task.rows.clone()).enumerate() {
                 let b = &mut self.b;
-                let (query, of) = (row / plan.group, task.key_head * plan.group + row % plan.group);
+                let of = task.key_head * plan.group + of;
                 let mask = a.row_mask();
                 if let Some(mask) = mask {
                     let at = mask.at(task.batch, of, query, keys.start);
@@ -121,7 +139,7 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
                     n,
                     p: &mut b.p[row * plan.key_tile..][..plan.key_tile],
                     softcap: a.softcap,
-                    key_bias: has_key_bias.then(|| &b.key_bias[keys.start - base..]),
+                    key_bias: common.then(|| &b.key_bias[keys.start - base..]),
                     bias: mask.map(|_| &*b.bias),
                     seen: if start < end { start - keys.start..end - keys.start } else { 0..0 },
                     top: &mut b.top[row],
@@ -155,9 +173,12 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
         unsafe {
             let whole = head / S::LANES * S::LANES;
             let mut x = 0;
+            let ahead = ahead::<T>(head) * stride;
             while x < whole {
                 for (i, acc) in acc.iter_mut().enumerate() {
-                    let key = T::load(s, k.wrapping_add(i * stride + x));
+                    let k = k.wrapping_add(i * stride + x);
+                    prefetch(k.wrapping_add(ahead), x);
+                    let key = T::load(s, k);
                     for (r, acc) in acc.iter_mut().enumerate() {
                         *acc = s.fma(key, s.load(q.add(r * wide + x)), *acc);
                     }
@@ -199,11 +220,13 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
                 }
             }
             let mut c = 0;
+            let ahead = ahead::<T>(value) * stride;
             while c < value {
                 let few = value - c;
                 let mut values = [s.zero(); M];
                 for (i, x) in values.iter_mut().enumerate() {
                     let v = v.wrapping_add(i * stride + c);
+                    prefetch(v.wrapping_add(ahead), c);
                     *x = match few >= S::LANES {
                         true => T::load(s, v),
                         false => T::load_partial(s, v, few),

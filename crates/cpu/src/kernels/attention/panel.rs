@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use super::bias::{self, Bias};
 use super::plan::{Buffers, Task, tile_stride};
 use super::row::widen;
 use super::tile::Tile;
-use super::{Grid, Job, bias};
+use super::{Grid, Job};
 use crate::simd::{Element, MAX_LANES, Simd};
 
 /// Runs a task in its scratch room.
@@ -62,17 +63,17 @@ fn begin<S: Simd, T: Element>(
     // the next, which comes later, or into what the room has to spare.
     let (q, rows) = (&mut b.q[panel.at * head..], &mut b.k[..lanes * stride]);
     assert!(q.len() >= head.next_multiple_of(lanes) * w);
+    let mut places = plan.places(panel.rows.clone());
     for r in 0..panel.vectors {
         for i in 0..lanes {
-            let row = panel.rows.start + r * lanes + i;
             let to = &mut rows[i * stride..][..stride];
-            if row < panel.rows.end {
-                let of = task.key_head * plan.group + row % plan.group;
-                let from = a.q.row(task.batch, of, row / plan.group);
-                // SAFETY: the row is one of q's.
-                unsafe { widen(s, from, head, a.scale, to) };
-            } else {
-                to.fill(0.0);
+            match places.next() {
+                Some((query, of)) => {
+                    let from = a.q.row(task.batch, task.key_head * plan.group + of, query);
+                    // SAFETY: the row is one of q's.
+                    unsafe { widen(s, from, head, a.scale, to) };
+                }
+                None => to.fill(0.0),
             }
         }
         let mut x = 0;
@@ -86,11 +87,12 @@ fn begin<S: Simd, T: Element>(
         }
     }
     b.o[panel.at * value..][..value * w].fill(0.0);
-    for i in 0..w {
-        let row = (panel.rows.start + i).min(panel.rows.end - 1);
-        let sink = task.sink(a, task.key_head * plan.group + row % plan.group);
-        b.top[panel.at + i] = sink;
-        b.sum[panel.at + i] = if sink > f32::NEG_INFINITY { 1.0 } else { 0.0 };
+    b.top[panel.at..][..w].fill(f32::NEG_INFINITY);
+    b.sum[panel.at..][..w].fill(0.0);
+    if a.sinks.is_some() {
+        for (i, (_, of)) in plan.places(panel.rows.clone()).enumerate() {
+            (b.top[panel.at + i], b.sum[panel.at + i]) = task.sink(a, plan, of);
+        }
     }
 }
 
@@ -106,9 +108,9 @@ fn tile<S: Simd, T: Element>(
     let (a, plan) = (job.attention, job.plan);
     let (head, value, group) = (plan.sizes.head, plan.sizes.value, plan.group);
     let base = keys.start;
-    let biased = a.key_bias(s, task.batch, keys.clone(), b.key_bias);
-    let has_key_bias = biased.is_some();
-    let keys = biased.unwrap_or(keys);
+    let common = a.key_bias(s, task.batch, &keys, b.key_bias);
+    let keys = common.as_ref().map_or(keys, |c| base + c.keys.start..base + c.keys.end);
+    let common = common.filter(|c| c.bias != Bias::None).is_some();
     if keys.is_empty() {
         return;
     }
@@ -117,43 +119,53 @@ fn tile<S: Simd, T: Element>(
     for panel in Panel::all(task, S::LANES) {
         let w = panel.vectors * S::LANES;
         let (first, last) = (panel.rows.start / group, (panel.rows.end - 1) / group);
+        // Rows that do not exist fare like the last that does.
+        let existing = panel.rows.len();
         let seen = task.reach.some(first, last);
         let mut seen = seen.start.max(keys.start)..seen.end.min(keys.end);
         if seen.is_empty() {
             continue;
         }
-        // The keys of the mask tile begin here.
-        let mask_base = seen.start;
-        if let Some(m) = a.row_mask() {
+        let mut key_bias = common.then(|| &b.key_bias[seen.start - base..]);
+        let mut bias = None;
+        if let Some(mask) = a.row_mask() {
             let mut at = [0; 2 * MAX_LANES];
-            for (i, at) in at[..w].iter_mut().enumerate() {
-                let row = (panel.rows.start + i).min(panel.rows.end - 1);
-                let head = task.key_head * group + row % group;
-                *at = m.at(task.batch, head, row / group, seen.start);
+            for (at, (query, of)) in at.iter_mut().zip(plan.places(panel.rows.clone())) {
+                *at = mask.at(task.batch, task.key_head * group + of, query, seen.start);
             }
-            let kept = s.call(bias::Panel {
-                mask: m,
-                at: &at[..w],
-                n: seen.len(),
-                to: b.bias,
-                block: b.block,
-            });
-            seen = mask_base + kept.start..mask_base + kept.end;
+            let last = at[existing - 1];
+            at[existing..].fill(last);
+            let (n, at) = (seen.len(), &at[..w]);
+            let kept = s.call(bias::Panel { mask, at, n, key_bias, to: b.bias, block: b.block });
+            let skip = kept.keys.start;
+            seen = seen.start + skip..seen.start + kept.keys.end;
             if seen.is_empty() {
                 continue;
             }
-        }
-        let (all_start, all_end) = task.reach.all(first, last);
-        let (mut low, mut high) = ([0.0; 2 * MAX_LANES], [0.0; 2 * MAX_LANES]);
-        let bounded = seen.start < all_start || seen.end > all_end;
-        if bounded {
-            for i in 0..w {
-                let row = (panel.rows.start + i).min(panel.rows.end - 1);
-                let own = task.reach.of(row / group);
-                // Counted from the first key of the tile, and exact in f32.
-                low[i] = own.start.clamp(seen.start, seen.end) as f32 - seen.start as f32;
-                high[i] = own.end.clamp(seen.start, seen.end) as f32 - seen.start as f32;
+            match kept.bias {
+                Bias::None => key_bias = None,
+                Bias::Keys => key_bias = Some(&b.bias[skip..]),
+                Bias::Rows => {
+                    key_bias = key_bias.map(|b| &b[skip..]);
+                    bias = Some(&b.bias[skip * w..]);
+                }
             }
+        }
+        // What of these keys all rows see, and what each of them sees, counted from the first and
+        // exact in f32.
+        let inside = |j: usize| j.clamp(seen.start, seen.end) - seen.start;
+        let all = task.reach.all(first, last);
+        let all = inside(all.0)..inside(all.1);
+        let (mut low, mut high) = ([0.0; 2 * MAX_LANES], [0.0; 2 * MAX_LANES]);
+        let bounded = all != (0..seen.len());
+        if bounded {
+            for (i, (query, _)) in plan.places(panel.rows.clone()).enumerate() {
+                let own = task.reach.of(query);
+                (low[i], high[i]) = (inside(own.start) as f32, inside(own.end) as f32);
+            }
+            let (last_low, last_high) = (low[existing - 1], high[existing - 1]);
+            low[existing..].fill(last_low);
+            high[existing..].fill(last_high);
         }
         let skip = seen.start - keys.start;
         s.call(Tile {
@@ -169,9 +181,10 @@ fn tile<S: Simd, T: Element>(
             sum: &mut b.sum[panel.at..][..w],
             p: b.p,
             softcap: a.softcap,
-            key_bias: has_key_bias.then(|| &b.key_bias[seen.start - base..]),
-            bias: a.row_mask().map(|_| &b.bias[(seen.start - mask_base) * w..]),
+            key_bias,
+            bias,
             bounds: bounded.then_some((&low, &high)),
+            all,
         });
     }
 }
@@ -214,6 +227,7 @@ fn finish<S: Simd, T: Element>(
     // end in another, or in what the room has to spare: nothing of that is used.
     let (o, rows) = (&b.o[panel.at * value..], &mut b.v[..lanes * stride]);
     assert!(o.len() >= value.next_multiple_of(lanes) * w);
+    let mut places = plan.places(panel.rows.clone());
     for r in 0..panel.vectors {
         let mut c = 0;
         while c < value {
@@ -224,12 +238,11 @@ fn finish<S: Simd, T: Element>(
             }
             c += lanes;
         }
-        for i in 0..lanes.min(panel.rows.len().saturating_sub(r * lanes)) {
-            let row = panel.rows.start + r * lanes + i;
+        for (i, place) in places.by_ref().take(lanes).enumerate() {
             let state = panel.at + r * lanes + i;
             let o = &rows[i * stride..][..stride];
             // SAFETY: this is a row of this task.
-            unsafe { job.finish(s, task, row, o, b.top[state], b.sum[state]) };
+            unsafe { job.finish(s, task, place, o, b.top[state], b.sum[state]) };
         }
     }
 }

@@ -129,6 +129,20 @@ impl Plan {
         Plan { sizes, group, rows, dots, chunk, chunks, splits, key_tile, tasks, room }
     }
 
+    /// The query and the head (counted within the group) of each of these rows.
+    pub(super) fn places(&self, rows: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
+        let (group, mut query, mut head) =
+            (self.group, rows.start / self.group, rows.start % self.group);
+        rows.map(move |_| {
+            let place = (query, head);
+            head += 1;
+            if head == group {
+                (query, head) = (query + 1, 0);
+            }
+            place
+        })
+    }
+
     /// How many threads can share the work.
     pub(super) fn slots(&self, threads: usize) -> usize {
         let Sizes { batch, heads, queries, keys, head, value, .. } = self.sizes;
@@ -152,7 +166,7 @@ impl Plan {
 }
 
 /// f32 of a tile of keys or values: half of an L2 cache of 256 KiB for both.
-const KEY_TILE_ELEMENTS: usize = 8192;
+const KEY_TILE_ELEMENTS: usize = 16384;
 
 impl Room {
     pub(super) fn buffers<'a>(&self, room: &'a mut [f32]) -> Buffers<'a> {
@@ -202,11 +216,16 @@ impl Task {
         Task { batch, key_head, rows, keys, split, reach }
     }
 
-    /// Whether the sinks, which count once, count here.
-    pub(super) fn sink<T>(&self, attention: &Attention<'_, T>, head: usize) -> f32 {
-        match attention.sinks {
-            Some(z) if self.split == 0 => z[head],
-            _ => f32::NEG_INFINITY,
+    /// The largest score and the sum that a row begins with, by the sink of its head (counted
+    /// within the group), which counts once.
+    pub(super) fn sink<T>(&self, a: &Attention<'_, T>, plan: &Plan, of: usize) -> (f32, f32) {
+        match a.sinks {
+            Some(z)
+                if self.split == 0 && z[self.key_head * plan.group + of] > f32::NEG_INFINITY =>
+            {
+                (z[self.key_head * plan.group + of], 1.0)
+            }
+            _ => (f32::NEG_INFINITY, 0.0),
         }
     }
 }

@@ -53,8 +53,8 @@ unsafe fn narrow<S: Simd, T: Element>(s: S, from: &[f32], factor: f32, n: usize,
 }
 
 impl<T: Element> Job<'_, T> {
-    /// Writes a row: the result, or its part if the keys of a row are shared out. `o` is in whole
-    /// vectors.
+    /// Writes the row of a query and a head (counted within the group): the result, or its part
+    /// if the keys of a row are shared out. `o` is in whole vectors.
     ///
     /// # Safety
     /// The row is one of the task's.
@@ -63,7 +63,7 @@ impl<T: Element> Job<'_, T> {
         &self,
         s: S,
         task: &Task,
-        row: usize,
+        (query, of): (usize, usize),
         o: &[f32],
         top: f32,
         sum: f32,
@@ -73,10 +73,10 @@ impl<T: Element> Job<'_, T> {
         // rows, their maxima and their sums.
         unsafe {
             if self.plan.splits == 1 {
-                let head = task.key_head * self.plan.group + row % self.plan.group;
-                let to = self.out_row(task.batch, head, row / self.plan.group);
+                let to = self.out_row(task.batch, task.key_head * self.plan.group + of, query);
                 narrow(s, o, inverse(sum), value, to);
             } else {
+                let row = query * self.plan.group + of;
                 let part = self.part(task.batch * key_heads + task.key_head, task.split);
                 narrow(s, o, 1.0, value, part.add(row * value));
                 let state = part.add(self.plan.rows * value + row);

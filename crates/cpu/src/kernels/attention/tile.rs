@@ -3,6 +3,8 @@
 //! Everything is f32 here, whatever the tensors hold; the code exists once an instruction set.
 //! `W` is the width of a panel: `NR` vectors of rows, one or two.
 
+use std::ops::Range;
+
 use crate::simd::{Isa, Simd, WithSimd, math};
 
 /// What one step works on.
@@ -31,6 +33,8 @@ pub(super) struct Tile<'a> {
     pub(super) bias: Option<&'a [f32]>,
     /// `[W]` each: the first key that a row sees and one past the last.
     pub(super) bounds: Option<(&'a [f32], &'a [f32])>,
+    /// The keys that all rows see.
+    pub(super) all: Range<usize>,
 }
 
 impl WithSimd for Tile<'_> {
@@ -58,15 +62,16 @@ macro_rules! each_block {
     (@ [$($some:literal)*]
         $s:ty, $nr:expr, $n:expr, $at:ident, $size:ident, $code:block) => {{
         let most = most::<$s, $nr>();
-        let (mut $at, mut left) = (0, usize::div_ceil($n, most));
-        while left > 0 {
-            let size = ($n - $at).div_ceil(left);
+        let count = usize::div_ceil($n, most).max(1);
+        let (small, larger) = ($n / count, $n % count);
+        let mut $at = 0;
+        for i in 0..count {
+            let size = small + (i < larger) as usize;
             match size {
                 $($some if $some <= most => { const $size: usize = $some; $code })*
                 _ => {}
             }
             $at += size;
-            left -= 1;
         }
     }};
 }
@@ -82,12 +87,19 @@ unsafe fn step<S: Simd, const NR: usize>(s: S, mut t: Tile<'_>) {
     // SAFETY: blocks are inside the n keys and the value columns; the lengths are checked above.
     unsafe {
         let mut tops = [s.splat(f32::NEG_INFINITY); NR];
-        each_block!(S, NR, n, |at, N| {
-            let (k, p) = (t.k.wrapping_add(at * t.k_stride), p.add(at * w));
-            scores::<S, N, NR>(s, t.q.as_ptr(), head, k, t.k_stride, p, &mut tops);
-        });
-        if t.softcap.is_some() || t.key_bias.is_some() || t.bias.is_some() || t.bounds.is_some() {
-            tops = adjust::<S, NR>(s, &t);
+        let all_adjusted = t.softcap.is_some() || t.key_bias.is_some() || t.bias.is_some();
+        // Most keys are seen by all rows, and their scores are final at once.
+        let (start, end) = (t.all.start.min(n), t.all.end.clamp(t.all.start.min(n), n));
+        for (from, to, adjusted) in [(0, start, true), (start, end, all_adjusted), (end, n, true)] {
+            let before = tops;
+            let (k, p) = (t.k.wrapping_add(from * t.k_stride), p.add(from * w));
+            each_block!(S, NR, to - from, |at, N| {
+                let (k, p) = (k.wrapping_add(at * t.k_stride), p.add(at * w));
+                scores::<S, N, NR>(s, t.q.as_ptr(), head, k, t.k_stride, p, &mut tops);
+            });
+            if adjusted {
+                tops = adjust::<S, NR>(s, &t, from..to, before);
+            }
         }
         let alpha = exponentials::<S, NR>(s, &mut t, tops);
         let o = t.o.as_mut_ptr();
@@ -151,15 +163,19 @@ unsafe fn scores<S: Simd, const N: usize, const NR: usize>(
     }
 }
 
-/// Caps and masks the scores; returns their maxima.
+/// Caps and masks the scores of some keys; they take part in the maxima.
 ///
 /// # Safety
 /// The lengths in `t` have been checked.
 #[inline(always)]
-unsafe fn adjust<S: Simd, const NR: usize>(s: S, t: &Tile<'_>) -> [S::F; NR] {
+unsafe fn adjust<S: Simd, const NR: usize>(
+    s: S,
+    t: &Tile<'_>,
+    keys: Range<usize>,
+    mut tops: [S::F; NR],
+) -> [S::F; NR] {
     let w = NR * S::LANES;
     let lowest = s.splat(f32::NEG_INFINITY);
-    let mut tops = [lowest; NR];
     let p = t.p.as_ptr().cast_mut();
     assert!(t.key_bias.is_none_or(|b| b.len() >= t.n));
     assert!(t.bias.is_none_or(|b| b.len() >= t.n * w));
@@ -167,7 +183,7 @@ unsafe fn adjust<S: Simd, const NR: usize>(s: S, t: &Tile<'_>) -> [S::F; NR] {
     unsafe {
         if let Some(cap) = t.softcap {
             let (cap, inverse) = (s.splat(cap), s.splat(1.0 / cap));
-            for i in 0..t.n * NR {
+            for i in keys.start * NR..keys.end * NR {
                 let p = p.add(i * S::LANES);
                 s.store(p, s.mul(cap, math::tanh(s, s.mul(s.load(p), inverse))));
             }
@@ -179,7 +195,7 @@ unsafe fn adjust<S: Simd, const NR: usize>(s: S, t: &Tile<'_>) -> [S::F; NR] {
                 *bound = [s.load(low[range.clone()].as_ptr()), s.load(high[range].as_ptr())];
             }
         }
-        for j in 0..t.n {
+        for j in keys {
             let key = t.key_bias.map_or(0.0, |b| *b.get_unchecked(j));
             let at = s.splat(j as f32);
             for r in 0..NR {

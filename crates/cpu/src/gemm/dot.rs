@@ -42,7 +42,7 @@ pub(super) unsafe fn few<'a, A: Element, W: Element, T: Element>(
             unsafe { from.widen(e.isa, e.m, e.k, widened.add(z * matrix)) };
         });
     }
-    let chunk = (TASK_BYTES / (e.k * e.size).max(1)).next_multiple_of(32).min(NC);
+    let chunk = (TASK_BYTES / (e.k * e.size).max(1)).clamp(1, NC).next_multiple_of(32).min(NC);
     let chunks = e.n.div_ceil(chunk);
     // Memory is slower than sums of so few rows.
     share(pool, places * chunks, e.m.max(8) * chunk * e.k, &|i| {

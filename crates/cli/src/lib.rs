@@ -2,7 +2,7 @@
 //!
 //! It is a library so that tests and other tools of the workspace fetch models and audio, and time
 //! kernels, in exactly the way the command does. [`assets`] brings pinned files and keeps them;
-//! [`bench`] times composed against fused; [`html`] writes a report that is one file;
+//! [`mod@bench`] times composed against fused; [`html`] writes a report that is one file;
 //! [`commands`] holds the commands.
 #![forbid(unsafe_code)]
 

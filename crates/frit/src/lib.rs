@@ -8,7 +8,7 @@
 //! use frit::prelude::*;
 //!
 //! let x = Spec::new(DType::F32, [1, 4]);
-//! let graph = Graph::trace(&[x], |x| vec![fast::rms_norm(&x[0], None, 1e-6) * 2.0])?;
+//! let graph = Graph::trace(&[x], |x| vec![fast::rms_norm(&x[0], None, 0.0) * 2.0])?;
 //! let program = compile(&graph, &Cpu::default(), &Params::new(), Policy::Warn)?;
 //! let y = program.run(vec![Value::new([1, 4], vec![3.0f32, -3.0, 3.0, -3.0])?])?;
 //! assert_eq!(y[0].slice::<f32>()?, [2.0, -2.0, 2.0, -2.0]);

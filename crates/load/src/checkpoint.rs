@@ -2,6 +2,7 @@
 
 use crate::LoadError;
 use frit_graph::{DType, Params, Value};
+use frit_ops::Encoding;
 use std::{
     cmp::Reverse,
     collections::BTreeMap,
@@ -26,8 +27,11 @@ pub enum Format {
 /// Weights by their Hugging Face names, with the configuration of the model.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// The weights.
+    /// The weights. A packed weight has its bytes here: `u8` `[n, bytes of a row]`; of affine groups
+    /// `u32` `[n, words of a row]`, with `scales` and `biases` beside it in the place of `weight`.
     pub params: Params,
+    /// How the packed weights among them are encoded, by name.
+    pub packed: BTreeMap<String, Encoding>,
     /// The configuration with the keys of Hugging Face, an object; empty where there is none.
     pub config: serde_json::Value,
     /// The kind of file.
@@ -140,6 +144,7 @@ mod tests {
     fn checkpoint(values: Vec<(&str, Value)>) -> Checkpoint {
         Checkpoint {
             params: values.into_iter().map(|(n, v)| (n.to_string(), v)).collect(),
+            packed: BTreeMap::new(),
             config: serde_json::json!({}),
             format: Format::SafeTensors,
             path: "a/b".into(),

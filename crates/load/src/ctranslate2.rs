@@ -54,6 +54,7 @@ fn load(bytes: &Shared, path: &Path) -> Result<Checkpoint, LoadError> {
     let (params, unmapped) = model.params()?;
     Ok(Checkpoint {
         params,
+        packed: BTreeMap::new(),
         config: model.config()?,
         format: Format::CTranslate2,
         path: path.into(),

@@ -52,6 +52,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Checkpoint, LoadError> {
     let file = parse(&mapped::map(path)?, path)?;
     Ok(Checkpoint {
         params: file.tensors.into_iter().collect(),
+        packed: BTreeMap::new(),
         config: Json::Object(Map::new()),
         format: Format::SafeTensors,
         path: path.into(),
@@ -96,6 +97,7 @@ pub fn read_sharded(index: impl AsRef<Path>) -> Result<Checkpoint, LoadError> {
     }
     let mut checkpoint = Checkpoint {
         params: Default::default(),
+        packed: BTreeMap::new(),
         config: Json::Object(Map::new()),
         format: Format::ShardedSafeTensors,
         path: path.into(),

@@ -8,9 +8,11 @@
 
 pub mod catalogue;
 mod check;
+mod encoding;
 mod options;
 
 pub use catalogue::{Array, Case, DynCase, Entry, FLOATS, Fill, Line, Operand};
+pub use encoding::Encoding;
 pub use options::{OptionValue, Options};
 
 macro_rules! catalogue {

@@ -204,7 +204,7 @@ impl Entry for Linear {
             .floats(),
             case("linear_whisper", "feed-forward of the encoder", gelu, &[1500, 384], 1536, true)
                 .bench(),
-            case("linear_decode", "one token", none, &[1, 384], 1536, true).bench(),
+            case("linear_decode", "feed-forward of a decoder, one token", gelu, &[1, 384], 1536, true).bench(),
         ]
     }
 }

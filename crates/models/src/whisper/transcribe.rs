@@ -320,24 +320,34 @@ impl Run<'_> {
             let token = &mut |token| progress.token(token);
             decode_window(model, self.codec, self.special, &window, &mut self.random, token)
         };
-        let mut result = at(first)?;
+        let mut best = at(first)?;
+        let mut done = good(&best, options);
+        // If none is good: the most probable of those that do not repeat themselves, if any do not.
+        let key = |r: &WindowResult| (!repetitive(r, options), r.avg_logprob);
         for &temperature in rest {
-            if good(&result, options) {
+            if done {
                 break;
             }
-            result = at(temperature)?;
+            let next = at(temperature)?;
+            done = good(&next, options);
+            if done || key(&next) > key(&best) {
+                best = next;
+            }
         }
-        Ok(result)
+        Ok(best)
     }
 }
 
 /// Whether a text can stand: neither repetitive nor improbable, or improbable because of silence.
 fn good(result: &WindowResult, options: &TranscribeOptions) -> bool {
-    let repetitive =
-        options.compression_ratio_threshold.is_some_and(|most| result.compression_ratio > most);
     let improbable = options.logprob_threshold.is_some_and(|least| result.avg_logprob < least);
     let silence = options.no_speech_threshold.is_some_and(|most| result.no_speech_prob > most);
-    !(repetitive || improbable) || silence && improbable
+    !(repetitive(result, options) || improbable) || silence && improbable
+}
+
+/// Whether a text says the same over and over.
+fn repetitive(result: &WindowResult, options: &TranscribeOptions) -> bool {
+    options.compression_ratio_threshold.is_some_and(|most| result.compression_ratio > most)
 }
 
 #[cfg(test)]

@@ -121,11 +121,17 @@ fn text_that_is_not_good_is_decoded_anew_at_the_next_temperature() {
     // The window is heard once.
     assert_eq!(fake.windows.len(), 1);
 
-    // The last temperature's text stands whatever it is.
+    // Where none is good, the most probable one stands,
     let unsure = || Answer::unsure(&[t(0.0), A, B, C, A, t(5.0)]);
-    let mut fake = Fake::new((0..6).map(|_| unsure()).collect());
-    let transcript = run(&mut fake, 20.0, &options);
-    assert_eq!(transcript.segments[0].temperature, 1.0);
+    let better = || Answer::unsure(&[t(0.0), A, B, C, t(5.0)]);
+    let mut fake = Fake::new(vec![unsure(), unsure(), better(), unsure(), unsure(), unsure()]);
+    assert_eq!(run(&mut fake, 20.0, &options).segments[0].temperature, 0.4);
+    // and one that does not repeat itself before one that does, however probable that is.
+    let answers = (0..5).map(|_| Answer::tokens(&repeated)).chain([unsure()]);
+    let mut fake = Fake::new(answers.collect());
+    assert_eq!(run(&mut fake, 20.0, &options).segments[0].temperature, 1.0);
+    let mut fake = Fake::new((0..6).map(|_| Answer::tokens(&repeated)).collect());
+    assert_eq!(run(&mut fake, 20.0, &options).segments[0].temperature, 0.0);
 }
 
 #[test]

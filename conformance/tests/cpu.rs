@@ -89,7 +89,8 @@ fn every_file_of_fused_kernels_is_in_its_list() {
 #[test]
 fn results_are_the_same_bits_on_any_number_of_threads() {
     let pools = [1, 2, 3, 4].map(|n| Cpu::on(Pool::new(n)));
-    let medium = |c: &DynCase| c.flops(DType::F32).unwrap_or(0.0) < 4e8;
+    let medium =
+        |c: &DynCase| c.flops(DType::F32).unwrap_or(0.0) < 4e8 && c.bytes(DType::F32) < 20_000_000;
     for case in cases().filter(medium) {
         for &dtype in case.dtypes {
             let values = case.values(dtype);
@@ -239,6 +240,15 @@ fn primitive_graphs(dtype: DType) -> Vec<(String, Graph)> {
         });
         for to in [DType::F32, DType::F16, DType::BF16, DType::F64, DType::I64, DType::I32] {
             add(format!("cast to {to} {view}"), &|x, _| v(x).cast(to));
+        }
+        if dtype != DType::F64 {
+            add(format!("bitcast {view}"), &|x, _| {
+                // As bytes, and from any byte that is a multiple of four as i32.
+                let bytes = v(x).bitcast(DType::U8);
+                let whole = bytes.shape()[bytes.rank() - 1] / 4 * 4;
+                let words = bytes.slice(-1, 0..whole).bitcast(DType::I32);
+                Tensor::concat(&[&bytes.cast(DType::I32), &words], -1)
+            });
         }
         add(format!("cast to bool {view}"), &|x, _| v(x).cast(DType::Bool));
         if float || dtype == DType::I32 {

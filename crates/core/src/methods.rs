@@ -236,6 +236,38 @@ impl Tensor {
         }
         Tensor::prim_node(Prim::Cast, &[self], Ok(self.spec().with_dtype(dtype)))
     }
+
+    /// The same bytes (little-endian) as elements of another type; itself if it has that type. The
+    /// last axis is scaled by the ratio of the sizes: `[.., 2c]` of u8 is `[.., c]` of f16.
+    ///
+    /// ```
+    /// use frit_graph::{DType, Spec, Tensor};
+    /// let bytes = Tensor::input_of(0, Spec::new(DType::U8, [3, 8]));
+    /// assert_eq!(bytes.bitcast(DType::F16).spec().to_string(), "f16[3, 4]");
+    /// assert!(Tensor::input_of(0, Spec::new(DType::U8, [3, 5])).bitcast(DType::F16).is_poisoned());
+    /// ```
+    #[track_caller]
+    pub fn bitcast(&self, dtype: DType) -> Tensor {
+        if self.dtype() == dtype || self.is_poisoned() {
+            return self.clone();
+        }
+        let (from, to) = (self.dtype().size(), dtype.size());
+        let mut spec = self.spec().with_dtype(dtype);
+        let last = spec.shape.last_mut();
+        let fits = match last {
+            // The bytes are as many as before, so that this cannot overflow.
+            Some(last) if *last * from % to == 0 => {
+                *last = *last * from / to;
+                true
+            }
+            _ => from == to,
+        };
+        let spec = match fits && self.dtype() != DType::Bool && dtype != DType::Bool {
+            true => Ok(spec),
+            false => Err(format!("the bytes of {} are no {dtype}", self.spec()).into()),
+        };
+        Tensor::prim_node(Prim::Bitcast, &[self], spec)
+    }
 }
 
 /// Reductions.

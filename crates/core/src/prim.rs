@@ -163,6 +163,9 @@ pub enum Prim {
     /// Conversion to the type of the node's spec. Floats round to nearest even; floats become
     /// integers by truncation, saturating; anything but zero becomes `true`.
     Cast,
+    /// The same bytes (little-endian) as elements of the type of the node's spec: the last axis is
+    /// scaled by the ratio of the sizes. Not for booleans.
+    Bitcast,
     /// A reduction over these axes (ascending), kept as extent 1.
     Reduce(Reduce, Vec<usize>),
     /// Index (i64) of the first largest element along this axis, kept as extent 1.
@@ -217,6 +220,7 @@ impl Prim {
             Prim::Compare(c) => c.name(),
             Prim::Select => "select",
             Prim::Cast => "cast",
+            Prim::Bitcast => "bitcast",
             Prim::Reduce(Reduce::Sum, _) => "reduce_sum",
             Prim::Reduce(Reduce::Prod, _) => "reduce_prod",
             Prim::Reduce(Reduce::Max, _) => "reduce_max",

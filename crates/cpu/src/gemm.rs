@@ -34,16 +34,19 @@ mod wide;
 
 pub(crate) use conv1d::{ConvShape, conv1d, conv1d_scratch_bytes};
 pub(crate) use dot::FEW;
-pub(crate) use linear::{LinearShape, linear, linear_packed, linear_scratch_bytes};
+pub(crate) use linear::{
+    LinearShape, linear, linear_from, linear_from_scratch_bytes, linear_packed,
+    linear_scratch_bytes,
+};
 pub(crate) use matmul::{BatchAxis, Product, matmul, matmul_scratch_bytes};
-pub(crate) use pack::Packed;
+pub(crate) use pack::{Columns, Packed};
 pub(crate) use wide::{matmul_f64, matmul_i32};
 
 use crate::Pool;
 use crate::simd::{self, Isa, WithSimd, dispatch, dispatch_on};
 
 /// A pointer that tasks may share: they write disjoint parts of what it points to.
-struct Raw<T>(*mut T);
+pub(crate) struct Raw<T>(pub(crate) *mut T);
 
 impl<T> Clone for Raw<T> {
     fn clone(&self) -> Raw<T> {
@@ -61,7 +64,7 @@ unsafe impl<T: Send> Sync for Raw<T> {}
 impl<T> Raw<T> {
     /// `at` elements on. Arithmetic wraps, so that an address may be formed before it is needed.
     #[inline(always)]
-    fn add(self, at: usize) -> *mut T {
+    pub(crate) fn add(self, at: usize) -> *mut T {
         self.0.wrapping_add(at)
     }
 
@@ -73,7 +76,7 @@ impl<T> Raw<T> {
 
 /// Calls `f` for `0..items`, as many to a task as make sharing worth it; `work` is the number of
 /// multiplications of an item.
-fn share(pool: &Pool, items: usize, work: usize, f: &(dyn Fn(usize) + Sync)) {
+pub(crate) fn share(pool: &Pool, items: usize, work: usize, f: &(dyn Fn(usize) + Sync)) {
     /// About ten microseconds.
     const WORTH: usize = 1 << 18;
     let grain = (WORTH / work.max(1)).max(1);
@@ -84,12 +87,12 @@ fn share(pool: &Pool, items: usize, work: usize, f: &(dyn Fn(usize) + Sync)) {
 }
 
 /// Runs `work` with the instructions of `isa`, which is the usual one but in tests.
-fn on<W: WithSimd>(isa: Isa, work: W) -> W::Output {
+pub(crate) fn on<W: WithSimd>(isa: Isa, work: W) -> W::Output {
     if isa == simd::isa() { dispatch(work) } else { dispatch_on(isa, work) }
 }
 
 /// `bytes` up to a multiple of a cache line.
-fn lines(bytes: usize) -> usize {
+pub(crate) fn lines(bytes: usize) -> usize {
     bytes.next_multiple_of(64)
 }
 
@@ -97,7 +100,7 @@ fn lines(bytes: usize) -> usize {
 ///
 /// # Panics
 /// If the scratch is smaller than what the matching `*_scratch_bytes` said, or not aligned to 64.
-fn take<T>(scratch: &mut &mut [u8], n: usize) -> Raw<T> {
+pub(crate) fn take<T>(scratch: &mut &mut [u8], n: usize) -> Raw<T> {
     let bytes = lines(n * size_of::<T>());
     let (mine, rest) = std::mem::take(scratch).split_at_mut(bytes);
     *scratch = rest;

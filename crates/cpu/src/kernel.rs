@@ -197,7 +197,7 @@ impl<'a> View<'a> {
     ) -> Option<Arc<P>> {
         let whole = self.layout.is_dense() && self.layout.offset == 0;
         let known =
-            self.known.filter(|k| whole && k.value.spec().numel() == self.spec().numel())?;
+            self.known.filter(|k| whole && k.value.spec().bytes() == self.spec().bytes())?;
         Some(known.prepacked(make))
     }
 }

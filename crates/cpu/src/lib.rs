@@ -16,6 +16,7 @@ mod kernels;
 mod plan;
 mod prepacked;
 mod prim;
+mod quant;
 mod simd;
 mod threads;
 

@@ -3,7 +3,7 @@
 //! Tests, benches, documents and `frit eval` walk [`CATALOGUE`](crate::CATALOGUE); a new operation
 //! adds its file and its line there and nothing else.
 
-use crate::options::Options;
+use crate::{encoding::Encoding, options::Options};
 use frit_graph::{Block, DType, DynBlock, Operands, Slot, Spec, Tensor, Value};
 use std::sync::Arc;
 
@@ -51,6 +51,8 @@ pub enum Fill {
     Numbers(Vec<f64>),
     /// A function of the coordinates and of a normal number.
     Map(fn(&[usize], f64) -> f64),
+    /// Random blocks of an encoding, with scales that make numbers of about 0.1.
+    Packed(Encoding),
 }
 
 /// An operand of a case.
@@ -86,6 +88,17 @@ pub fn integers(shape: &[usize], numbers: &[i64]) -> Operand {
     Operand { shape: shape.to_vec(), dtype: Some(DType::I64), fill }
 }
 
+/// A random packed matrix of rows of `k` numbers: bytes of GGML, words of affine groups.
+pub fn packed(encoding: Encoding, lead: &[usize], k: usize) -> Operand {
+    let bytes = encoding.row_bytes(k).unwrap_or(0);
+    let (dtype, last) = match encoding {
+        Encoding::Affine { .. } => (DType::U32, bytes / 4),
+        _ => (DType::U8, bytes),
+    };
+    let fill = Fill::Packed(encoding);
+    Operand { shape: [lead, &[last]].concat(), dtype: Some(dtype), fill }
+}
+
 impl Operand {
     /// The same in a type of its own.
     pub fn of(mut self, dtype: DType) -> Operand {
@@ -113,6 +126,13 @@ impl Operand {
                 (0..spec.numel()).map(|_| mean + deviation * random.normal()).collect()
             }
             Fill::Numbers(n) => n.clone(),
+            Fill::Packed(encoding) => {
+                let bytes = random.blocks(*encoding, spec.bytes());
+                return match Value::from_bytes(spec, &bytes) {
+                    Ok(v) => v,
+                    Err(_) => Value::scalar(f64::NAN),
+                };
+            }
             Fill::Map(f) => (0..spec.numel())
                 .map(|i| {
                     let strides = frit_graph::row_major(&spec.shape);
@@ -135,11 +155,35 @@ struct Random(u64);
 
 impl Random {
     fn uniform(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        z ^ (z >> 31)
+    }
+
+    /// Random bytes with finite numbers where the blocks of an encoding keep those.
+    fn blocks(&mut self, encoding: Encoding, length: usize) -> Vec<u8> {
+        let words = std::iter::repeat_with(|| self.bits().to_le_bytes());
+        let mut bytes: Vec<u8> = words.take(length.div_ceil(8)).flatten().collect();
+        bytes.truncate(length);
+        // The upper byte of each f16: sign and exponent; its lowest two bits are random.
+        let halves: &[(usize, u8)] = match encoding {
+            Encoding::Affine { .. } => &[],
+            Encoding::Q4_0 | Encoding::Q5_0 => &[(1, 0x20)],
+            Encoding::Q4_1 | Encoding::Q5_1 => &[(1, 0x20), (3, 0xac)],
+            Encoding::Q8_0 => &[(1, 0x14)],
+            Encoding::Q4K | Encoding::Q5K => &[(1, 0x0c), (3, 0x1c)],
+            Encoding::Q6K => &[(209, 0x08)],
+        };
+        for block in bytes.chunks_exact_mut(encoding.block_bytes()) {
+            halves.iter().for_each(|&(at, upper)| block[at] = upper | block[at] & 3);
+        }
+        bytes
     }
 
     fn normal(&mut self) -> f64 {

@@ -5,6 +5,12 @@
 //! of MLX, which keep scales and biases in operands of their own, and the blocks of GGML, which
 //! carry them inside.
 
+mod compose;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+use crate::Options;
 use std::fmt;
 
 /// How the elements of a packed matrix are stored.
@@ -51,6 +57,25 @@ impl Encoding {
         Encoding::Q6K,
     ];
 
+    /// The encoding of GGML of this name, such as `Q4_1` or `Q6_K`.
+    pub fn named(name: &str) -> Option<Encoding> {
+        Encoding::GGML.iter().copied().find(|e| e.to_string() == name)
+    }
+
+    /// From the options `encoding` (a name of GGML), or `bits` and `group_size`.
+    pub(crate) fn parse(o: &mut Options) -> Result<Encoding, String> {
+        if let Some(name) = o.text("encoding")?.filter(|name| name != "affine") {
+            return Encoding::named(&name).ok_or_else(|| {
+                let known: Vec<String> = Encoding::GGML.iter().map(|e| e.to_string()).collect();
+                format!("option `encoding` must be affine, {}, got {name}", known.join(", "))
+            });
+        }
+        let (bits, group_size) = (o.count("bits", Some(4))?, o.count("group_size", Some(64))?);
+        let encoding = Encoding::Affine { bits, group_size };
+        encoding.check().map_err(|e| e.0)?;
+        Ok(encoding)
+    }
+
     /// Elements of a block: rows are whole numbers of blocks.
     pub const fn block_len(self) -> usize {
         match self {
@@ -77,8 +102,8 @@ impl Encoding {
 
     /// Bytes of a row of `k` elements; `None` if `k` is no whole number of blocks.
     pub const fn row_bytes(self, k: usize) -> Option<usize> {
-        match k % self.block_len() {
-            0 => (k / self.block_len()).checked_mul(self.block_bytes()),
+        match k.checked_rem(self.block_len()) {
+            Some(0) => (k / self.block_len()).checked_mul(self.block_bytes()),
             _ => None,
         }
     }

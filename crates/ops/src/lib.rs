@@ -49,6 +49,9 @@ catalogue! {
     conv1d::Conv1d { Conv1dInputs } fast { conv1d };
     embedding::Embedding { EmbeddingInputs } fast { embedding };
     cache_append::CacheAppend { CacheAppendInputs } fast { cache_append };
+    dequantize::Dequantize { DequantizeInputs } fast { dequantize };
+    quantized_matmul::QuantizedMatmul { Activations, QuantizedMatmulInputs }
+        fast { quantized_matmul };
 }
 
 /// The operation of this name; `sdpa` is short for `scaled_dot_product_attention`.

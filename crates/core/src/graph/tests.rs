@@ -73,6 +73,32 @@ fn a_very_deep_graph_neither_overflows_nor_takes_long() {
     assert_eq!(graph.optimise().expect("optimised").nodes().len(), 100_001);
 }
 
+#[test]
+fn a_bitcast_reads_the_same_bytes_and_refuses_what_does_not_divide() {
+    let graph = Graph::trace(&[Spec::new(DType::U8, [2, 4])], |x| {
+        vec![x[0].bitcast(DType::F16), x[0].bitcast(DType::F32).bitcast(DType::I32)]
+    })
+    .expect("a graph");
+    let program = compile(&graph, &Reference, &Params::new(), Policy::Deny).expect("compiled");
+    // 1.0, -2.0 and 0.5, 2^-24 in half precision, low byte first.
+    let bytes = vec![0x00u8, 0x3c, 0x00, 0xc0, 0x00, 0x38, 0x01, 0x00];
+    let out = program.run(vec![Value::new([2, 4], bytes).expect("a value")]).expect("it runs");
+    assert_eq!(out[0].to_f64(), [1.0, -2.0, 0.5, 2f64.powi(-24)]);
+    assert_eq!(out[1].spec(), &Spec::new(DType::I32, [2, 1]));
+    assert_eq!(out[1].to_i64(), [0xc000_3c00_u32 as i32 as i64, 0x0001_3800]);
+    for (from, shape, to) in [
+        (DType::U8, vec![2, 3], DType::F16),
+        (DType::Bool, vec![4], DType::U8),
+        (DType::U8, vec![4], DType::Bool),
+        (DType::F32, vec![], DType::U8),
+    ] {
+        let error = Tensor::input_of(0, Spec::new(from, shape)).bitcast(to).check();
+        assert!(error.expect_err("refused").to_string().starts_with("[bitcast] the bytes of "));
+    }
+    let scalar = Tensor::input_of(0, Spec::new(DType::F32, [])).bitcast(DType::U32);
+    assert_eq!(scalar.spec(), &Spec::new(DType::U32, []));
+}
+
 #[derive(Clone, Debug, PartialEq)]
 struct Twice;
 

@@ -102,7 +102,8 @@ pub fn eval(prim: &Prim, out: &Spec, x: &[&Value]) -> Result<Value, Error> {
         | Prim::ArgMax(_)
         | Prim::CumSum(_)
         | Prim::MatMul => arithmetic::eval(prim, out, x),
-        Prim::Reshape
+        Prim::Bitcast
+        | Prim::Reshape
         | Prim::Transpose(_)
         | Prim::Broadcast
         | Prim::Slice { .. }

@@ -24,6 +24,7 @@ pub(super) fn eval(prim: &Prim, out: &Spec, x: &[&Value]) -> Result<Value, Error
     let from = row_major(x[0].shape());
     let dot = |c: &mut dyn Iterator<Item = usize>| c.zip(&from).map(|(c, s)| c * s).sum::<usize>();
     match prim {
+        Prim::Bitcast => Value::from_bytes(out.clone(), x[0].bytes()),
         Prim::Reshape => x[0].reshaped(out.shape.clone()),
         Prim::Transpose(perm) => {
             pick(out, x[0], |i| at(i).iter().zip(perm).map(|(c, &p)| c * from[p]).sum())

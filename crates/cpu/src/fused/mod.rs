@@ -25,6 +25,8 @@ fused! {
     conv1d::Conv1d,
     embedding::Embedding,
     cache_append::CacheAppend,
+    dequantize::Dequantize,
+    quantized_matmul::QuantizedMatmul,
 }
 
 /// Calls with `$T` bound to the storage type of a float dtype.
@@ -58,4 +60,35 @@ fn in_out<'a, T: Element>(x: &View<'a>, out: &'a mut Out<'_>) -> Result<InOut<'a
         true => InOut::in_place(out.slice_mut::<T>()?),
         false => InOut::new(x.slice::<T>()?, out.slice_mut::<T>()?),
     })
+}
+
+use crate::quant::{Numbers, Weight};
+use frit_graph::DType;
+use frit_ops::Encoding;
+
+fn numbers<'a>(x: Option<&View<'a>>) -> Result<Numbers<'a>, Error> {
+    Ok(match x {
+        None => Numbers::None,
+        Some(x) => match x.dtype() {
+            DType::F16 => Numbers::F16(x.slice()?),
+            DType::BF16 => Numbers::BF16(x.slice()?),
+            _ => Numbers::F32(x.slice()?),
+        },
+    })
+}
+
+/// A packed operand with its scales and biases; all of its leading axes are rows.
+fn weight<'a>(
+    encoding: Encoding,
+    packed: &View<'a>,
+    scales: Option<&View<'a>>,
+    biases: Option<&View<'a>>,
+) -> Result<Weight<'a>, Error> {
+    let bytes = match packed.dtype() {
+        DType::U32 => bytemuck::cast_slice(packed.slice::<u32>()?),
+        _ => packed.slice::<u8>()?,
+    };
+    let shape = packed.shape();
+    let rows = shape[..shape.len() - 1].iter().product();
+    Ok(Weight::new(encoding, bytes, numbers(scales)?, numbers(biases)?, rows))
 }

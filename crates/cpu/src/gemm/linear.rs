@@ -5,7 +5,7 @@ use frit_ops::Activation;
 use super::Raw;
 use super::dot::{FEW, few};
 use super::finish::Bias;
-use super::pack::{Packed, Rows, Strided};
+use super::pack::{Columns, Packed, Rows, Strided};
 use super::product::{Extents, Sink, packed_product, products};
 use crate::Pool;
 use crate::simd::{Element, Isa, isa};
@@ -146,4 +146,35 @@ pub(crate) fn linear_packed<T: Element, W: Element>(
     let sink = |_, _| Sink { c, row: n as isize, column: 1, bias, activation };
     // SAFETY: the slices are as long as the shape says, and so are the panels.
     unsafe { packed_product(pool, &e, |_, _| rows, weight.panels(), sink, scratch) };
+}
+
+/// Bytes of scratch that [`linear_from`] needs.
+pub(crate) fn linear_from_scratch_bytes<T: Element>(isa: Isa, shape: &LinearShape) -> usize {
+    if shape.is_empty() { 0 } else { shape.extents::<T, f32>(isa).scratch_bytes() }
+}
+
+/// The product of x with columns that somebody lays out as panels when they are asked for, some
+/// megabytes at a time.
+///
+/// # Panics
+/// If a slice does not fit the shape.
+pub(crate) fn linear_from<T: Element, C: Columns<T = f32>>(
+    isa: Isa,
+    pool: &Pool,
+    shape: &LinearShape,
+    x: &[T],
+    columns: C,
+    out: &mut [T],
+    scratch: &mut [u8],
+) {
+    shape.check(x, None, out);
+    if shape.is_empty() {
+        return;
+    }
+    let e = shape.extents::<T, f32>(isa);
+    let (c, rows) = (Raw(out.as_mut_ptr()), shape.rows(x));
+    let (bias, activation) = (Bias::None, Activation::Identity);
+    let sink = |_, _| Sink { c, row: shape.n as isize, column: 1, bias, activation };
+    // SAFETY: the slices are as long as the shape says.
+    unsafe { products(pool, &e, |_, _| rows, |_| columns, sink, scratch) };
 }

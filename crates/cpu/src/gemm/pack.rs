@@ -8,7 +8,7 @@ use crate::Pool;
 use crate::simd::{Element, Isa, Simd, WithSimd, isa};
 
 /// Something whose columns can be laid out as panels: `[k][NR]`, zeros past the last column.
-pub(super) trait Columns: Copy + Sync {
+pub(crate) trait Columns: Copy + Sync {
     /// The storage type, kept in the panel.
     type T: Element;
     /// Writes the panel of `width` columns from `first` on.

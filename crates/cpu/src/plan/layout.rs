@@ -72,6 +72,31 @@ impl Layout {
         out
     }
 
+    /// The same bytes as elements of another type, where strides can express it.
+    pub(crate) fn bitcast(&self, spec: &Spec) -> Option<Layout> {
+        let (from, to) = (self.dtype().size(), spec.dtype.size());
+        let mut out = self.clone();
+        out.spec = spec.clone();
+        if from == to {
+            return Some(out);
+        }
+        let (&extent, outer) = self.shape().split_last()?;
+        let (last, strides) = out.strides.split_last_mut()?;
+        if extent != 1 && *last != 1 || !(self.offset * from).is_multiple_of(to) {
+            return None;
+        }
+        *last = 1;
+        out.offset = self.offset * from / to;
+        for (stride, _) in strides.iter_mut().zip(outer).filter(|(_, d)| **d != 1) {
+            let bytes = *stride * from as isize;
+            if bytes % to as isize != 0 {
+                return None;
+            }
+            *stride = bytes / to as isize;
+        }
+        Some(out)
+    }
+
     /// The view in another shape, where strides can express it.
     pub(crate) fn reshaped(&self, spec: &Spec) -> Option<Layout> {
         let mut out = self.clone();

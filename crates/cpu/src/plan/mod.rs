@@ -134,6 +134,13 @@ impl Builder<'_> {
                     return Ok(x.sliced(start, step, spec));
                 }
             }
+            Op::Prim(Prim::Bitcast) => {
+                if let Some(x) = operand(0).filter(|x| self.is_aligned(x, spec)) {
+                    if let Some(view) = x.bitcast(spec) {
+                        return Ok(view);
+                    }
+                }
+            }
             Op::Prim(Prim::Reshape) => {
                 if let Some(x) = t.input(0) {
                     let view = self.layouts[&x.id()].reshaped(spec);
@@ -159,6 +166,18 @@ impl Builder<'_> {
             });
         }
         self.step(kernel, inputs, spec)
+    }
+
+    /// Whether the buffer of a view is surely aligned for elements of `spec`: what comes from
+    /// outside is aligned for its own type only.
+    fn is_aligned(&self, view: &Layout, spec: &Spec) -> bool {
+        match &self.buffers[view.buffer].place {
+            Place::Known(known) => {
+                known.value.bytes().as_ptr().addr().is_multiple_of(spec.dtype.size())
+            }
+            Place::Input { .. } => spec.dtype.size() <= view.dtype().size(),
+            _ => true,
+        }
     }
 
     /// The operand in a form that a kernel reads.
@@ -212,6 +231,7 @@ impl Builder<'_> {
         let layout = self.layouts[&t.id()].clone();
         let whole = layout.is_dense()
             && layout.offset == 0
+            && layout.dtype() == self.buffers[layout.buffer].spec.dtype
             && layout.spec.numel() == self.buffers[layout.buffer].spec.numel();
         match self.buffers[layout.buffer].place {
             Place::Known(_) | Place::Input { .. } if whole => {
@@ -284,6 +304,7 @@ impl Builder<'_> {
             let others = step.inputs.iter().enumerate().filter(|(i, _)| *i != slot);
             let alone = others.flat_map(|(_, o)| o).all(|o| o.buffer != l.buffer);
             let whole = l.is_dense() && l.offset == 0 && buffer.spec.bytes() == out.spec.bytes();
+            let whole = whole && buffer.spec.dtype == out.spec.dtype;
             let fits = whole && l.spec == out.spec && last[l.buffer] == n;
             (free && alone && fits && l.buffer != step.out).then_some((l.buffer, step.out))
         })

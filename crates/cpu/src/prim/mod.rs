@@ -26,6 +26,7 @@ pub(crate) fn kernel(prim: &Prim, out: &Spec) -> Option<Box<dyn Kernel>> {
         Prim::Compare(f) => Box::new(elementwise::Relation(*f)),
         Prim::Select => Box::new(elementwise::Choose),
         Prim::Cast => Box::new(cast::Convert),
+        Prim::Bitcast => Box::new(movement::Bytes),
         Prim::Reduce(f, axes) => Box::new(reduce::Fold { f: *f, axes: axes.clone() }),
         Prim::ArgMax(axis) => Box::new(scan::Best(*axis)),
         Prim::CumSum(axis) => Box::new(scan::Running(*axis)),

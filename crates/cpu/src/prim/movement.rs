@@ -45,6 +45,24 @@ fn copy<T: bytemuck::Pod>(x: &View<'_>, out: &mut Out<'_>, c: &Context<'_>) {
     });
 }
 
+/// The same bytes under another type, where a view cannot say it.
+pub(crate) struct Bytes;
+
+impl Primitive for Bytes {
+    fn wants(&self, _: usize) -> Wants {
+        Wants::Dense
+    }
+
+    fn run(&self, x: &[View<'_>], out: &mut Out<'_>, _: &mut Context<'_>) -> Result<(), Error> {
+        let from = x[0].layout.offset * x[0].dtype().size();
+        match x[0].bytes.get(from..from + out.bytes.len()) {
+            Some(bytes) => out.bytes.copy_from_slice(bytes),
+            None => return Err(Error::Run("[bitcast] the operand is too short".into())),
+        }
+        Ok(())
+    }
+}
+
 type Axis = (usize, isize);
 
 /// Whether the last two joined axes are a matrix that stands transposed, and over which others.

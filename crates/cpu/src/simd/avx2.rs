@@ -235,6 +235,42 @@ impl Simd for Avx2 {
         unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())) }
     }
     #[inline(always)]
+    unsafe fn load_bits<const BITS: u32>(self, p: *const u8) -> __m256i {
+        // SAFETY: the caller gives BITS readable bytes.
+        unsafe {
+            if BITS == 8 {
+                return self.load_u8(p);
+            }
+            let all = match BITS {
+                1 => i32::from(*p),
+                2 => i32::from(p.cast::<u16>().read_unaligned()),
+                _ => p.cast::<i32>().read_unaligned(),
+            };
+            let by = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let by = _mm256_mullo_epi32(by, _mm256_set1_epi32(BITS as i32));
+            let fields = _mm256_srlv_epi32(_mm256_set1_epi32(all), by);
+            _mm256_and_si256(fields, _mm256_set1_epi32((1 << BITS) - 1))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_nibbles(self, q: *const u8, x: *const i8) -> __m256i {
+        // SAFETY: the caller gives 16 and 32 readable bytes.
+        unsafe { dot_nibbles(q, x) }
+    }
+    #[inline(always)]
+    unsafe fn dot_bytes(self, q: *const i8, x: *const i8) -> __m256i {
+        // SAFETY: the caller gives 32 readable bytes of each.
+        unsafe { dot_bytes(q, x) }
+    }
+    #[inline(always)]
+    fn half(self, bits: u16) -> f32 {
+        lanes!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))))
+    }
+    #[inline(always)]
+    fn shr_by(self, a: __m256i, by: u32) -> __m256i {
+        lanes!(_mm256_srl_epi32(a, _mm_cvtsi32_si128(by as i32)))
+    }
+    #[inline(always)]
     fn add_i(self, a: __m256i, b: __m256i) -> __m256i {
         lanes!(_mm256_add_epi32(a, b))
     }
@@ -321,6 +357,37 @@ impl Simd for Avx2 {
     fn call<W: WithSimd>(self, work: W) -> W::Output {
         // SAFETY: an Avx2 exists only on a processor that has these instructions.
         unsafe { enter(work) }
+    }
+}
+
+/// Sums of pairs of pairs of products: no sum of two leaves 16 bits, because a nibble is at most 15.
+///
+/// # Safety
+/// The processor has AVX2; 16 and 32 bytes can be read.
+#[inline(always)]
+pub(super) unsafe fn dot_nibbles(q: *const u8, x: *const i8) -> __m256i {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let bytes = _mm_loadu_si128(q.cast());
+        let both = _mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes);
+        let q = _mm256_and_si256(both, _mm256_set1_epi8(15));
+        let pairs = _mm256_maddubs_epi16(q, _mm256_loadu_si256(x.cast()));
+        _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+    }
+}
+
+/// As [`dot_nibbles`]: sums of two products are at most 2 * 128 * 127.
+///
+/// # Safety
+/// The processor has AVX2; 32 bytes of each can be read.
+#[inline(always)]
+pub(super) unsafe fn dot_bytes(q: *const i8, x: *const i8) -> __m256i {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let (q, x) = (_mm256_loadu_si256(q.cast()), _mm256_loadu_si256(x.cast()));
+        // The instruction wants one side without signs: x takes those of q.
+        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(x, q));
+        _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
     }
 }
 

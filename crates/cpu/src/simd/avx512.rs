@@ -212,6 +212,50 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
     }
     #[inline(always)]
+    unsafe fn load_bits<const BITS: u32>(self, p: *const u8) -> __m512i {
+        // SAFETY: the caller gives 2 * BITS readable bytes.
+        unsafe {
+            if BITS == 8 {
+                return self.load_u8(p);
+            }
+            let (low, high) = match BITS {
+                1 => (i32::from(*p), i32::from(*p.add(1))),
+                2 => {
+                    let both = p.cast::<u32>().read_unaligned();
+                    ((both & 0xffff) as i32, (both >> 16) as i32)
+                }
+                _ => {
+                    let both = p.cast::<u64>().read_unaligned();
+                    (both as i32, (both >> 32) as i32)
+                }
+            };
+            let all = _mm512_castsi256_si512(_mm256_set1_epi32(low));
+            let all = _mm512_inserti64x4::<1>(all, _mm256_set1_epi32(high));
+            let by = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
+            let by = _mm512_mullo_epi32(by, _mm512_set1_epi32(BITS as i32));
+            let mask = _mm512_set1_epi32((1 << BITS) - 1);
+            _mm512_and_si512(_mm512_srlv_epi32(all, by), mask)
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_nibbles(self, q: *const u8, x: *const i8) -> __m512i {
+        // SAFETY: the caller gives 16 and 32 readable bytes; whoever has AVX-512 has AVX2.
+        unsafe { _mm512_zextsi256_si512(super::avx2::dot_nibbles(q, x)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_bytes(self, q: *const i8, x: *const i8) -> __m512i {
+        // SAFETY: the caller gives 32 readable bytes of each; whoever has AVX-512 has AVX2.
+        unsafe { _mm512_zextsi256_si512(super::avx2::dot_bytes(q, x)) }
+    }
+    #[inline(always)]
+    fn half(self, bits: u16) -> f32 {
+        lanes!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))))
+    }
+    #[inline(always)]
+    fn shr_by(self, a: __m512i, by: u32) -> __m512i {
+        lanes!(_mm512_srl_epi32(a, _mm_cvtsi32_si128(by as i32)))
+    }
+    #[inline(always)]
     fn add_i(self, a: __m512i, b: __m512i) -> __m512i {
         lanes!(_mm512_add_epi32(a, b))
     }

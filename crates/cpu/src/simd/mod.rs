@@ -156,6 +156,16 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_u8(self, p: *const u8) -> Self::I;
     /// LANES bytes, each widened from -128..=127.
     unsafe fn load_i8(self, p: *const i8) -> Self::I;
+    /// LANES fields of `BITS` bits (1, 2, 4 or 8) from as many bytes as hold them, the low bits of
+    /// a byte first.
+    unsafe fn load_bits<const BITS: u32>(self, p: *const u8) -> Self::I;
+    /// Products of 32 nibbles and 32 bytes, summed in some lanes: the low nibbles of 16 bytes `q`
+    /// belong to the first 16 of `x`, the high ones to the others. No `x` is -128.
+    unsafe fn dot_nibbles(self, q: *const u8, x: *const i8) -> Self::I;
+    /// Products of 32 bytes and 32 bytes, summed in some lanes. No `x` is -128.
+    unsafe fn dot_bytes(self, q: *const i8, x: *const i8) -> Self::I;
+    /// The f16 of these bits.
+    fn half(self, bits: u16) -> f32;
     /// Wraps around, as all integer lane arithmetic here.
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
@@ -164,6 +174,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn xor_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn eq_i(self, a: Self::I, b: Self::I) -> Self::M;
     fn shl_i<const N: u32>(self, a: Self::I) -> Self::I;
+    /// Shifts in zeros, by fewer than 32.
+    fn shr_by(self, a: Self::I, by: u32) -> Self::I;
     /// Shifts in zeros.
     fn shr_i<const N: u32>(self, a: Self::I) -> Self::I;
     /// Shifts in copies of the sign.

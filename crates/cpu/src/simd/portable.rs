@@ -267,6 +267,43 @@ impl Simd for Portable {
         map(Lanes(unsafe { p.cast::<[i8; L]>().read() }), i32::from)
     }
     #[inline(always)]
+    unsafe fn load_bits<const BITS: u32>(self, p: *const u8) -> Lanes<i32> {
+        let per = 8 / BITS as usize;
+        Lanes(std::array::from_fn(|i| {
+            // SAFETY: the caller gives BITS readable bytes.
+            let byte = unsafe { *p.add(i / per) };
+            i32::from(byte) >> (i % per * BITS as usize) & ((1 << BITS) - 1)
+        }))
+    }
+    #[inline(always)]
+    unsafe fn dot_nibbles(self, q: *const u8, x: *const i8) -> Lanes<i32> {
+        // SAFETY: the caller gives 16 and 32 readable bytes.
+        let (q, x) = unsafe { (q.cast::<[u8; 16]>().read(), x.cast::<[i8; 32]>().read()) };
+        Lanes(std::array::from_fn(|i| {
+            let two = |at: usize| {
+                let (low, high) = (i32::from(q[at] & 15), i32::from(q[at] >> 4));
+                low * i32::from(x[at]) + high * i32::from(x[at + 16])
+            };
+            two(i) + two(i + L)
+        }))
+    }
+    #[inline(always)]
+    unsafe fn dot_bytes(self, q: *const i8, x: *const i8) -> Lanes<i32> {
+        // SAFETY: the caller gives 32 readable bytes of each.
+        let (q, x) = unsafe { (q.cast::<[i8; 32]>().read(), x.cast::<[i8; 32]>().read()) };
+        Lanes(std::array::from_fn(|i| {
+            (i..32).step_by(L).map(|at| i32::from(q[at]) * i32::from(x[at])).sum()
+        }))
+    }
+    #[inline(always)]
+    fn half(self, bits: u16) -> f32 {
+        f16_to_f32(bits)
+    }
+    #[inline(always)]
+    fn shr_by(self, a: Lanes<i32>, by: u32) -> Lanes<i32> {
+        map(a, |a| ((a as u32) >> by) as i32)
+    }
+    #[inline(always)]
     fn add_i(self, a: Lanes<i32>, b: Lanes<i32>) -> Lanes<i32> {
         zip(a, b, i32::wrapping_add)
     }

@@ -69,7 +69,11 @@ pub(super) fn read(path: &Path) -> (Option<Header>, Result<Case, String>) {
         let expected = tensors.remove(EXPECTED);
         let slots = operands((line.slots)(), &tensors)?;
         let main = tensors.get(line.main).or(slots.first().and_then(Option::as_ref));
-        let dtype = main.ok_or("it has no operand")?.dtype();
+        let main = main.ok_or("it has no operand")?.dtype();
+        // Packed bytes have no type that an output could have: its options say it.
+        let specs: Vec<Option<&Spec>> = slots.iter().map(|s| s.as_ref().map(Value::spec)).collect();
+        let said = || block.infer_list(&specs).map_or(main, |spec| spec.dtype);
+        let dtype = if main.is_float() { main } else { said() };
         let bound = |key: &str| {
             let number = text(key).and_then(|t| t.trim().parse::<f64>().ok());
             number

@@ -1,0 +1,174 @@
+//! Products of few rows: the packed bytes are read once, rows of the weight are shared out.
+
+use super::Weight;
+use super::format::{Format, VECTORS, group, with_format};
+use crate::Pool;
+use crate::gemm::{LinearShape, Raw, lines, on, share, take};
+use crate::simd::{Element, Isa, Simd, WithSimd};
+use frit_ops::Encoding;
+
+/// Up to so many rows go this way.
+pub(crate) const FEW: usize = 8;
+/// Rows of activations that one pass over the weight takes.
+const ROWS: usize = 4;
+/// Packed bytes that a task reads.
+const TASK_BYTES: usize = 32 << 10;
+/// Rows of the weight that a task takes at most.
+const MOST: usize = 256;
+
+/// Bytes of scratch that [`few`] needs.
+pub(super) fn scratch_bytes<T: Element>(shape: &LinearShape, encoding: Encoding) -> usize {
+    let &LinearShape { m, k, .. } = shape;
+    let widened = if T::IS_F32 { 0 } else { lines(m * k * 4) };
+    widened + lines(m * (k / group(encoding)) * 4)
+}
+
+/// `out = x W^T`, of at most [`FEW`] dense rows.
+pub(super) fn few<T: Element>(
+    isa: Isa,
+    pool: &Pool,
+    shape: &LinearShape,
+    x: &[T],
+    weight: &Weight<'_>,
+    out: &mut [T],
+    mut scratch: &mut [u8],
+) {
+    let &LinearShape { m, n, k, .. } = shape;
+    assert_eq!((x.len(), out.len()), (m * k, m * n), "not {shape:?}");
+    if m * n == 0 {
+        return;
+    }
+    let groups = k / group(weight.encoding);
+    let wide = take::<f32>(&mut scratch, if T::IS_F32 { 0 } else { m * k });
+    let sums = take::<f32>(&mut scratch, m * groups);
+    let group = group(weight.encoding);
+    on(isa, Prepare { x: x.as_ptr(), wide: wide.add(0), sums: sums.add(0), n: m * k, group });
+    let wide = if T::IS_F32 { Raw(x.as_ptr().cast_mut().cast()) } else { wide };
+
+    let chunk = (TASK_BYTES * n / weight.bytes.len().max(1)).clamp(4, MOST);
+    let out = Raw(out.as_mut_ptr());
+    with_format!(weight, format => {
+        // Memory and unpacking are slower than sums of so few rows.
+        share(pool, n.div_ceil(chunk), m.max(4) * chunk * k, &|task| {
+            let first = task * chunk;
+            let rows = chunk.min(n - first);
+            let mut to = [0f32; ROWS * MOST];
+            for pass in (0..m).step_by(ROWS) {
+                let x = wide.add(pass * k).cast_const();
+                let sums = sums.add(pass * groups).cast_const();
+                let count = ROWS.min(m - pass);
+                let to = to.as_mut_ptr();
+                on(isa, Dots { format, first, rows, groups, x, sums, count, to });
+                for i in 0..count {
+                    for j in 0..rows {
+                        // SAFETY: these rows and columns of the output are this task's alone.
+                        unsafe {
+                            *out.add((pass + i) * n + first + j) = T::from_f32(*to.add(i * MOST + j));
+                        }
+                    }
+                }
+            }
+        });
+    });
+}
+
+/// Widens x where it must be, and sums each group of it.
+struct Prepare<T> {
+    x: *const T,
+    wide: *mut f32,
+    sums: *mut f32,
+    n: usize,
+    group: usize,
+}
+
+impl<T: Element> WithSimd for Prepare<T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Prepare { x, wide, sums, n, group } = self;
+        for (g, from) in (0..n).step_by(group).enumerate() {
+            let mut sum = s.zero();
+            for at in (from..from + group).step_by(S::LANES) {
+                // SAFETY: n is a multiple of the group, which is one of every vector.
+                unsafe {
+                    let v = T::load(s, x.add(at));
+                    if !T::IS_F32 {
+                        s.store(wide.add(at), v);
+                    }
+                    sum = s.add(sum, v);
+                }
+            }
+            // SAFETY: a sum for every group.
+            unsafe { *sums.add(g) = s.reduce_sum(sum) };
+        }
+    }
+}
+
+/// `to[i][j] = x row i * weight row first + j`, with a pitch of [`MOST`].
+struct Dots<F> {
+    format: F,
+    first: usize,
+    rows: usize,
+    groups: usize,
+    x: *const f32,
+    sums: *const f32,
+    /// Rows of x, at most [`ROWS`].
+    count: usize,
+    to: *mut f32,
+}
+
+impl<F: Format> WithSimd for Dots<F> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: who makes a Dots vouches for its pointers.
+        unsafe {
+            match self.count {
+                1 => self.all::<S, 1>(s),
+                2 => self.all::<S, 2>(s),
+                3 => self.all::<S, 3>(s),
+                _ => self.all::<S, 4>(s),
+            }
+        }
+    }
+}
+
+impl<F: Format> Dots<F> {
+    /// # Safety
+    /// The pointers are valid for what the fields say, and `M` is `count`.
+    #[inline(always)]
+    unsafe fn all<S: Simd, const M: usize>(&self, s: S) {
+        let k = self.groups * F::GROUP;
+        for j in 0..self.rows {
+            let mut acc = [s.zero(); M];
+            let mut offsets = [0f32; M];
+            for g in 0..self.groups {
+                // SAFETY: the group exists in the row and in x.
+                unsafe {
+                    let (scale, offset) = self.format.scale(s, self.first + j, g);
+                    let mut q = [s.zero(); VECTORS];
+                    let vectors = F::GROUP / S::LANES;
+                    for (v, q) in q.iter_mut().enumerate().take(vectors) {
+                        *q = self.format.whole(s, self.first + j, g, v);
+                    }
+                    let scale = s.splat(scale);
+                    for i in 0..M {
+                        let x = self.x.add(i * k + g * F::GROUP);
+                        let mut dot = s.mul(q[0], s.load(x));
+                        for (v, &q) in q.iter().enumerate().take(vectors).skip(1) {
+                            dot = s.fma(q, s.load(x.add(v * S::LANES)), dot);
+                        }
+                        acc[i] = s.fma(scale, dot, acc[i]);
+                        if F::OFFSET {
+                            offsets[i] += offset * *self.sums.add(i * self.groups + g);
+                        }
+                    }
+                }
+            }
+            for i in 0..M {
+                // SAFETY: j < MOST, and there are M rows.
+                unsafe { *self.to.add(i * MOST + j) = s.reduce_sum(acc[i]) + offsets[i] };
+            }
+        }
+    }
+}

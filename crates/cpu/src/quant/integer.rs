@@ -1,0 +1,230 @@
+//! Activations of 8 bits: products and sums of integers, scaled group by group.
+
+use super::Weight;
+use super::format::{Format, Q4_0, Q4_1, Q8_0};
+use crate::Pool;
+use crate::gemm::{LinearShape, Raw, lines, on, share, take};
+use crate::simd::{Element, Isa, Simd, WithSimd};
+use frit_ops::Encoding;
+
+/// Numbers with one scale, of weights and activations alike.
+const GROUP: usize = 32;
+/// Rows of activations that one pass over the weight takes.
+const ROWS: usize = 4;
+/// Packed bytes that a task reads: they stay in L1 while all activations pass.
+const TASK_BYTES: usize = 16 << 10;
+
+/// Whether a weight of this encoding is multiplied in integers.
+pub(crate) fn takes_eight_bit(encoding: Encoding) -> bool {
+    matches!(encoding, Encoding::Q4_0 | Encoding::Q4_1 | Encoding::Q8_0)
+}
+
+/// Bytes of scratch that [`eight_bit`] needs.
+pub(crate) fn eight_bit_scratch_bytes(shape: &LinearShape) -> usize {
+    let &LinearShape { m, k, .. } = shape;
+    lines(m * k) + 2 * lines(m * (k / GROUP) * 4)
+}
+
+/// A [`Format`] whose groups of 32 can be multiplied in integers.
+trait Integers: Format {
+    /// The products of a group with 32 bytes, summed in some lanes.
+    ///
+    /// # Safety
+    /// Row and group exist, and so do 32 bytes of `x`, none of them -128.
+    unsafe fn dot<S: Simd>(self, s: S, row: usize, group: usize, x: *const i8) -> S::I;
+}
+
+macro_rules! integers {
+    ($($format:ident, $dot:ident, $size:literal, $from:literal;)*) => { $(
+        impl Integers for $format {
+            #[inline(always)]
+            unsafe fn dot<S: Simd>(self, s: S, row: usize, group: usize, x: *const i8) -> S::I {
+                let q = self.0.block(row, group, $size).wrapping_add($from);
+                // SAFETY: the caller's contract.
+                unsafe { s.$dot(q.cast(), x) }
+            }
+        }
+    )* };
+}
+
+integers! {
+    Q4_0, dot_nibbles, 18, 2;
+    Q4_1, dot_nibbles, 20, 4;
+    Q8_0, dot_bytes, 34, 2;
+}
+
+/// `out = x W^T` with x rounded to 8 bits. Rows are dense.
+///
+/// # Panics
+/// If a slice does not fit the shape, or the encoding is not one that [`takes_eight_bit`].
+pub(crate) fn eight_bit<T: Element>(
+    isa: Isa,
+    pool: &Pool,
+    shape: &LinearShape,
+    x: &[T],
+    weight: &Weight<'_>,
+    out: &mut [T],
+    mut scratch: &mut [u8],
+) {
+    let &LinearShape { m, n, k, .. } = shape;
+    assert_eq!((weight.rows, weight.width), (n, k), "the weight is not {shape:?}");
+    assert_eq!((x.len(), out.len()), (m * k, m * n), "not {shape:?}");
+    if m * n == 0 {
+        return;
+    }
+    let groups = k / GROUP;
+    let whole = take::<i8>(&mut scratch, m * k);
+    let scales = take::<f32>(&mut scratch, m * groups);
+    let sums = take::<f32>(&mut scratch, m * groups);
+    let x = Raw(x.as_ptr().cast_mut());
+    share(pool, m, 4 * k, &|i| {
+        let (x, whole) = (x.add(i * k), whole.add(i * k));
+        let (scales, sums) = (scales.add(i * groups), sums.add(i * groups));
+        on(isa, Round { x, whole, scales, sums, groups });
+    });
+    let y = Raw(out.as_mut_ptr());
+    let chunk = (TASK_BYTES * n / weight.bytes.len().max(1)).clamp(4, 256);
+    let (whole, scales, sums) = (whole.add(0), scales.add(0), sums.add(0));
+    let rounded = Rounded { whole, scales, sums };
+    macro_rules! with {
+        ($format:expr) => {{
+            let format = $format;
+            share(pool, n.div_ceil(chunk), m.max(4) * chunk * k / 2, &|task| {
+                let first = task * chunk;
+                let rows = chunk.min(n - first);
+                let y = y.add(first);
+                on(isa, Dots { format, first, rows, groups, x: rounded, m, y, pitch: n });
+            });
+        }};
+    }
+    match weight.encoding {
+        Encoding::Q4_0 => with!(Q4_0(weight.bytes())),
+        Encoding::Q4_1 => with!(Q4_1(weight.bytes())),
+        Encoding::Q8_0 => with!(Q8_0(weight.bytes())),
+        other => panic!("{other} is not multiplied in integers"),
+    }
+}
+
+/// Rounds a row: `x = scale * whole` in each group, with `sums = scale * sum(whole)`.
+struct Round<T> {
+    x: *const T,
+    whole: *mut i8,
+    scales: *mut f32,
+    sums: *mut f32,
+    groups: usize,
+}
+
+impl<T: Element> WithSimd for Round<T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for g in 0..self.groups {
+            let mut wide = [0f32; GROUP];
+            let (mut largest, mut nothing) = (s.zero(), s.zero());
+            for at in (0..GROUP).step_by(S::LANES) {
+                // SAFETY: the row has this group.
+                unsafe {
+                    let v = T::load(s, self.x.add(g * GROUP + at));
+                    largest = s.max(s.abs(v), largest);
+                    // Not a number where x is not finite.
+                    nothing = s.add(nothing, s.mul(v, s.zero()));
+                    s.store(wide.as_mut_ptr().add(at), v);
+                }
+            }
+            let scale = (s.reduce_max(largest) / 127.0).max(f32::MIN_POSITIVE);
+            let mut sum = s.zero();
+            for at in (0..GROUP).step_by(S::LANES) {
+                // SAFETY: as above.
+                unsafe {
+                    let p = wide.as_mut_ptr().add(at);
+                    let q = s.round_even(s.div(s.load(p), s.splat(scale)));
+                    sum = s.add(sum, q);
+                    s.store(p, q);
+                }
+            }
+            let scale = scale + s.reduce_sum(nothing);
+            // SAFETY: a scale and a sum for every group, and room for its bytes.
+            unsafe {
+                for (i, &q) in wide.iter().enumerate() {
+                    *self.whole.add(g * GROUP + i) = q as i8;
+                }
+                *self.scales.add(g) = scale;
+                *self.sums.add(g) = scale * s.reduce_sum(sum);
+            }
+        }
+    }
+}
+
+/// Rounded rows.
+#[derive(Clone, Copy)]
+struct Rounded {
+    whole: *const i8,
+    scales: *const f32,
+    sums: *const f32,
+}
+
+// SAFETY: only addresses; who reads there vouches for them.
+unsafe impl Sync for Rounded {}
+
+/// `y[i][j] = x row i * weight row first + j`.
+struct Dots<F, T> {
+    format: F,
+    first: usize,
+    rows: usize,
+    groups: usize,
+    x: Rounded,
+    m: usize,
+    y: *mut T,
+    pitch: usize,
+}
+
+impl<F: Integers, T: Element> WithSimd for Dots<F, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for i in (0..self.m).step_by(ROWS) {
+            // SAFETY: who makes a Dots vouches for its pointers.
+            unsafe {
+                match self.m - i {
+                    1 => self.all::<S, 1>(s, i),
+                    2 => self.all::<S, 2>(s, i),
+                    3 => self.all::<S, 3>(s, i),
+                    _ => self.all::<S, 4>(s, i),
+                }
+            }
+        }
+    }
+}
+
+impl<F: Integers, T: Element> Dots<F, T> {
+    /// # Safety
+    /// The pointers are valid for what the fields say, and there are `M` rows from `row` on.
+    #[inline(always)]
+    unsafe fn all<S: Simd, const M: usize>(&self, s: S, row: usize) {
+        let groups = self.groups;
+        for j in 0..self.rows {
+            let mut acc = [s.zero(); M];
+            let mut offsets = [0f32; M];
+            for g in 0..groups {
+                // SAFETY: the group exists in the weight and in every row.
+                unsafe {
+                    let (scale, offset) = self.format.scale(s, self.first + j, g);
+                    for i in 0..M {
+                        let at = (row + i) * groups + g;
+                        let x = self.x.whole.add(at * GROUP);
+                        let dot = s.to_f(self.format.dot(s, self.first + j, g, x));
+                        acc[i] = s.fma(s.splat(scale * *self.x.scales.add(at)), dot, acc[i]);
+                        if F::OFFSET {
+                            offsets[i] += offset * *self.x.sums.add(at);
+                        }
+                    }
+                }
+            }
+            for i in 0..M {
+                let y = T::from_f32(s.reduce_sum(acc[i]) + offsets[i]);
+                // SAFETY: inside the output, in the columns of this task.
+                unsafe { *self.y.add((row + i) * self.pitch + j) = y };
+            }
+        }
+    }
+}

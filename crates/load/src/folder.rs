@@ -1,6 +1,8 @@
 //! Opening a folder: which reader fits, and the configuration beside the weights.
 
-use crate::{Checkpoint, LoadError, ctranslate2, error::shown, gguf, json, mapped, safetensors};
+use crate::{
+    Checkpoint, LoadError, affine, ctranslate2, error::shown, gguf, json, mapped, safetensors,
+};
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +21,8 @@ const MAX_CONFIG: usize = 16 << 20;
 /// A folder's `model.safetensors` is taken first, then the index of a sharded one, then a
 /// CTranslate2 `model.bin`, then a `.gguf`, if it is the only one. A GGUF has its configuration
 /// inside, and no `config.json` is read. A CTranslate2 `config.json` lacks the sizes of the model: those that
-/// the weights tell are added to [`Checkpoint::config`], and what `config.json` says stays.
+/// the weights tell are added to [`Checkpoint::config`], and what `config.json` says stays. Where it
+/// says that weights are quantised as MLX does, they are in [`Checkpoint::packed`].
 ///
 /// # Errors
 /// When there is nothing there that a reader fits (the message lists what was looked for), the
@@ -51,7 +54,9 @@ pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint, LoadError> {
     } else {
         return Err(not_found());
     };
-    add_config(&mut checkpoint, &file.with_file_name(CONFIG))?;
+    let config = file.with_file_name(CONFIG);
+    add_config(&mut checkpoint, &config)?;
+    affine::mark(&mut checkpoint, &config)?;
     Ok(checkpoint)
 }
 

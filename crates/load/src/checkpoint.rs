@@ -1,6 +1,6 @@
 //! What a reader gives: weights by name, and what the files say of them.
 
-use crate::LoadError;
+use crate::{LoadError, gguf, gguf::Vocabulary, safetensors};
 use frit_graph::{DType, Params, Value};
 use frit_ops::Encoding;
 use std::{
@@ -22,9 +22,12 @@ pub enum Format {
     ShardedSafeTensors,
     /// A CTranslate2 binary, its variables renamed.
     CTranslate2,
+    /// A GGUF file, its tensors under their own names.
+    Gguf,
 }
 
-/// Weights by their Hugging Face names, with the configuration of the model.
+/// Weights by their Hugging Face names (those of the file, for GGUF), with the configuration of the
+/// model.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// The weights. A packed weight has its bytes here: `u8` `[n, bytes of a row]`; of affine groups
@@ -32,7 +35,8 @@ pub struct Checkpoint {
     pub params: Params,
     /// How the packed weights among them are encoded, by name.
     pub packed: BTreeMap<String, Encoding>,
-    /// The configuration with the keys of Hugging Face, an object; empty where there is none.
+    /// The configuration, an object, with the keys of Hugging Face (those of the file, for GGUF);
+    /// empty where there is none.
     pub config: serde_json::Value,
     /// The kind of file.
     pub format: Format,
@@ -44,6 +48,8 @@ pub struct Checkpoint {
     pub unmapped: Vec<String>,
     /// Tensors that were left out because no [`DType`] stores their elements, and what does.
     pub unsupported: BTreeMap<String, String>,
+    /// The tokenizer, where the file carries one (GGUF).
+    pub vocabulary: Option<Vocabulary>,
 }
 
 impl Checkpoint {
@@ -58,7 +64,10 @@ impl Checkpoint {
         }
         let (path, name) = (self.path.clone(), name.to_string());
         if let Some(dtype) = self.unsupported.get(&name) {
-            let supported = crate::safetensors::SUPPORTED;
+            let supported = match self.format {
+                Format::Gguf => gguf::SUPPORTED,
+                _ => safetensors::SUPPORTED,
+            };
             return Err(LoadError::Dtype { path, name, dtype: dtype.clone(), supported });
         }
         let names = self.params.iter().map(|(n, _)| n);
@@ -151,6 +160,7 @@ mod tests {
             metadata: BTreeMap::new(),
             unmapped: Vec::new(),
             unsupported: [("odd.weight".to_string(), "F8_E4M3".to_string())].into(),
+            vocabulary: None,
         }
     }
 

@@ -64,6 +64,7 @@ fn load(bytes: &Shared, path: &Path) -> Result<Checkpoint, LoadError> {
         ]),
         unmapped,
         unsupported: BTreeMap::new(),
+        vocabulary: None,
     })
 }
 

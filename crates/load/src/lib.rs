@@ -1,9 +1,9 @@
 //! Files to named tensors.
 //!
-//! Every reader gives a [`Checkpoint`]: weights by their Hugging Face names, the model's
-//! configuration, and what the file says of itself. [`open`] takes a folder and picks the reader;
-//! [`safetensors`] and [`ctranslate2`] are the readers on their own, and [`write()`] makes a
-//! safetensors file.
+//! Every reader gives a [`Checkpoint`]: weights by name, the model's configuration, and what the
+//! file says of itself. [`open`] takes a folder or a file and picks the reader; [`safetensors`],
+//! [`gguf`] and [`ctranslate2`] are the readers on their own, and [`write()`] makes a safetensors
+//! file.
 //!
 //! Weights stay in the memory-mapped file where their elements are aligned, and are copied where
 //! they are not. A mapped file must not be changed or cut while its weights are in use.
@@ -33,10 +33,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod affine;
 mod checkpoint;
 pub mod ctranslate2;
 mod error;
 mod folder;
+pub mod gguf;
 mod json;
 mod mapped;
 pub mod safetensors;

@@ -59,6 +59,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Checkpoint, LoadError> {
         metadata: file.metadata,
         unmapped: Vec::new(),
         unsupported: file.unsupported,
+        vocabulary: None,
     })
 }
 
@@ -104,6 +105,7 @@ pub fn read_sharded(index: impl AsRef<Path>) -> Result<Checkpoint, LoadError> {
         metadata: BTreeMap::new(),
         unmapped: Vec::new(),
         unsupported: BTreeMap::new(),
+        vocabulary: None,
     };
     if let Some(Json::Object(metadata)) = index.get("metadata") {
         let text = |v: &Json| v.as_str().map_or_else(|| v.to_string(), str::to_string);

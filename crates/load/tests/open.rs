@@ -141,3 +141,24 @@ fn many_weights_are_cast_each_under_its_own_name() {
         assert_eq!((value.dtype(), value.to_f64()), (DType::F64, vec![i as f64 + 0.5]));
     }
 }
+
+/// A GGUF file without tensors and metadata.
+const EMPTY_GGUF: &[u8] = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+#[test]
+fn a_gguf_file_is_opened_by_its_name_or_as_the_only_one_of_a_folder() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("some.GGUF"), EMPTY_GGUF).expect("written");
+    fs::write(at("config.json"), "{\"model_type\": \"other\"}").expect("written");
+    for path in [folder.path().to_path_buf(), at("some.GGUF")] {
+        let checkpoint = open(&path).expect("opened");
+        assert_eq!((checkpoint.format, checkpoint.path), (Format::Gguf, at("some.GGUF")));
+        assert_eq!(checkpoint.config, json!({}));
+    }
+    fs::write(at("another.gguf"), EMPTY_GGUF).expect("written");
+    let error = refused(folder.path());
+    assert!(error.contains("several GGUF files (another.gguf, some.GGUF)"), "{error}");
+    put(&at("model.safetensors"), &[]);
+    assert_eq!(open(folder.path()).expect("opened").format, Format::SafeTensors);
+}

@@ -8,6 +8,7 @@
 
 mod fast;
 pub mod nn;
+pub mod tokenizer;
 pub mod whisper;
 
 pub use fast::fast_kernels;

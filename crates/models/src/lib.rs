@@ -6,8 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+mod config;
 mod fast;
+pub mod llama;
 pub mod nn;
+mod program;
+pub mod rope;
 pub mod whisper;
 
+pub use config::ConfigError;
 pub use fast::fast_kernels;
+pub use program::Compiled;

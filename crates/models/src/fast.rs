@@ -22,17 +22,12 @@ pub fn fast_kernels() -> Vec<Rule> {
             let inputs = ops::LayerNormInputs { x: i.x, weight, bias };
             Rewrite::Replaced(Tensor::block(ops::LayerNorm { eps: b.eps }, inputs))
         }),
-        Rule::block::<nn::Linear>("linear", |_, i| {
-            let inputs = ops::LinearInputs { x: i.x, weight: i.weight, bias: i.bias };
-            Rewrite::Replaced(Tensor::block(ops::Linear::default(), inputs))
-        }),
+        Rule::block::<nn::Linear>("linear", |_, i| linear(i)),
         Rule::new("activation_of_product", activation_of_product),
         Rule::block::<nn::Gelu>("gelu", |_, i| {
             Rewrite::Replaced(ops::fast::gelu(&i.x, ops::GeluForm::Erf))
         }),
-        Rule::block::<nn::Embedding>("embedding", |_, i| {
-            Rewrite::Replaced(ops::fast::embedding(&i.weight, &i.ids))
-        }),
+        Rule::block::<nn::Embedding>("embedding", |_, i| embedding(i)),
         Rule::block::<nn::Conv1d>("conv1d", |b, i| {
             let block =
                 ops::Conv1d { stride: b.stride, padding: b.padding, ..ops::Conv1d::default() };
@@ -88,6 +83,17 @@ pub fn fast_kernels() -> Vec<Rule> {
             })
         }),
     ]
+}
+
+/// A product with a plain weight.
+fn linear(i: nn::LinearInputs<Tensor>) -> Rewrite {
+    let inputs = ops::LinearInputs { x: i.x, weight: i.weight, bias: i.bias };
+    Rewrite::Replaced(Tensor::block(ops::Linear::default(), inputs))
+}
+
+/// Rows of a plain table.
+fn embedding(i: nn::EmbeddingInputs<Tensor>) -> Rewrite {
+    Rewrite::Replaced(ops::fast::embedding(&i.weight, &i.ids))
 }
 
 /// An activation whose operand is a product that nobody else needs becomes part of the product.

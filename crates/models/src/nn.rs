@@ -6,6 +6,8 @@
 
 mod attention;
 mod decoder;
+#[cfg(test)]
+mod tests;
 
 pub use attention::{Attention, AttentionInputs};
 pub use decoder::{Gate, GateActivation, GateInputs, RmsNorm, RmsNormInputs, Rope, RopeInputs};

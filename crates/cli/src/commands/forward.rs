@@ -11,6 +11,7 @@ use frit::load::{Checkpoint, safetensors};
 use frit::models::llama::{self, Llama};
 use frit::models::whisper::config::WhisperConfig;
 use frit::models::whisper::model::{LoadOptions, Whisper, WhisperError};
+use serde_json::Value as Json;
 
 use super::{Failure, Machine, Out, Verdict};
 
@@ -44,7 +45,8 @@ type Outputs = Vec<(&'static str, Value)>;
 
 type Forward = fn(&Run<'_>) -> Result<Outputs, Failure>;
 
-/// What there is a forward pass for, by the `model_type` of the configuration.
+/// What there is a forward pass for, by the `model_type` of the configuration, or the architecture
+/// of a GGUF file.
 const MODELS: &[(&str, Forward)] = &[
     ("whisper", whisper),
     ("llama", decoder),
@@ -52,6 +54,7 @@ const MODELS: &[(&str, Forward)] = &[
     ("qwen2", decoder),
     ("qwen3", decoder),
     ("gemma3_text", decoder),
+    ("gemma3", decoder),
     ("smollm3", decoder),
     ("phi3", decoder),
 ];
@@ -70,7 +73,10 @@ struct Run<'a> {
 /// Files that are missing or damaged, a model that is not known here, inputs that do not fit it.
 pub fn run(args: &ForwardArgs, out: &mut Out) -> Result<Verdict, Failure> {
     let checkpoint = frit::load::open(&args.model)?;
-    let kind = &checkpoint.config["model_type"];
+    let kind = match &checkpoint.config["general.architecture"] {
+        Json::Null => &checkpoint.config["model_type"],
+        architecture => architecture,
+    };
     let known = MODELS.iter().find(|(name, _)| kind == name);
     let (_, forward) = known.ok_or_else(|| {
         let names: Vec<&str> = MODELS.iter().map(|(name, _)| *name).collect();

@@ -153,8 +153,8 @@ impl Llama {
         let (b, capacity, filled) = (rows.len(), *capacity, *filled);
         let n = filled - start;
         let length = bucket(n).min(capacity - start);
-        let (mut ids, mut positions) = (Vec::new(), Vec::new());
-        let mut mask = Vec::new();
+        let masked = self.session.is_padded();
+        let (mut ids, mut positions, mut mask) = (Vec::new(), Vec::new(), Vec::new());
         for (row, tokens) in rows.iter().enumerate() {
             let padding = self.session.padding(row);
             for slot in start..start + length {
@@ -162,9 +162,10 @@ impl Llama {
                 ids.push(token.map_or(0, |&t| i64::from(t)));
                 positions.push(slot.saturating_sub(padding) as i64);
             }
-            mask.extend((0..capacity).map(|slot| slot >= padding));
+            if masked {
+                mask.extend((0..capacity).map(|slot| slot >= padding));
+            }
         }
-        let masked = self.session.is_padded();
         let program = self.session_program(b, length, capacity, masked)?;
         let mut inputs = vec![
             Value::new([b, length], ids)?,

@@ -1,7 +1,7 @@
 //! The rules that put fused operations in the place of plain layers, with the same parameters.
 
 use crate::nn;
-use frit_graph::{Operands, Rewrite, Rule, Site, Tensor};
+use frit_graph::{DType, Operands, Rewrite, Rule, Site, Tensor};
 use frit_ops as ops;
 
 /// Every rule, for [`frit_graph::rewrite`].
@@ -22,17 +22,12 @@ pub fn fast_kernels() -> Vec<Rule> {
             let inputs = ops::LayerNormInputs { x: i.x, weight, bias };
             Rewrite::Replaced(Tensor::block(ops::LayerNorm { eps: b.eps }, inputs))
         }),
-        Rule::block::<nn::Linear>("linear", |_, i| {
-            let inputs = ops::LinearInputs { x: i.x, weight: i.weight, bias: i.bias };
-            Rewrite::Replaced(Tensor::block(ops::Linear::default(), inputs))
-        }),
+        Rule::block::<nn::Linear>("linear", |_, i| linear(i)),
         Rule::new("activation_of_product", activation_of_product),
         Rule::block::<nn::Gelu>("gelu", |_, i| {
             Rewrite::Replaced(ops::fast::gelu(&i.x, ops::GeluForm::Erf))
         }),
-        Rule::block::<nn::Embedding>("embedding", |_, i| {
-            Rewrite::Replaced(ops::fast::embedding(&i.weight, &i.ids))
-        }),
+        Rule::block::<nn::Embedding>("embedding", |_, i| embedding(i)),
         Rule::block::<nn::Conv1d>("conv1d", |b, i| {
             let block =
                 ops::Conv1d { stride: b.stride, padding: b.padding, ..ops::Conv1d::default() };
@@ -42,19 +37,63 @@ pub fn fast_kernels() -> Vec<Rule> {
             Rewrite::Replaced(ops::fast::cache_append(&i.cache, &i.new, &i.start))
         }),
         Rule::block::<nn::Attention>("scaled_dot_product_attention", |b, i| {
-            let block = ops::ScaledDotProductAttention { causal: b.causal, ..Default::default() };
+            let block = ops::ScaledDotProductAttention {
+                scale: b.scale,
+                causal: b.causal,
+                // It is causal: nothing is to the right.
+                window: b.window.map(|w| (w.saturating_sub(1), 0)),
+                softcap: b.softcap,
+            };
             let inputs = ops::AttentionInputs {
                 q: i.q,
                 k: i.k,
                 v: i.v,
                 mask: None,
-                key_mask: None,
+                key_mask: i.key_mask,
                 key_length: i.key_length,
                 sinks: None,
             };
             Rewrite::Replaced(Tensor::block(block, inputs))
         }),
+        Rule::block::<nn::RmsNorm>("rms_norm", |b, i| {
+            let weight = match b.offset {
+                0.0 => i.weight,
+                offset => i.weight.cast(DType::F32) + offset,
+            };
+            Rewrite::Replaced(ops::fast::rms_norm(&i.x, Some(&weight), b.eps))
+        }),
+        Rule::block::<nn::Rope>("rope", |b, i| {
+            let block = ops::Rope {
+                dims: b.dims,
+                base: b.base,
+                scale: b.scale,
+                amplitude: b.amplitude,
+                layout: b.layout,
+                sequence_axis: ops::SequenceAxis::ThirdLast,
+            };
+            let (x, at) = (&i.x, &i.position_ids);
+            Rewrite::Replaced(ops::fast::rope_at(x, at, i.inv_freqs.as_ref(), block))
+        }),
+        Rule::block::<nn::Gate>("gate", |b, i| {
+            let gelu = |form| ops::fast::gelu(&i.gate, form) * &i.up;
+            Rewrite::Replaced(match b.activation {
+                nn::GateActivation::Silu => ops::fast::swiglu(&i.gate, &i.up),
+                nn::GateActivation::Gelu => gelu(ops::GeluForm::Erf),
+                nn::GateActivation::GeluTanh => gelu(ops::GeluForm::Tanh),
+            })
+        }),
     ]
+}
+
+/// A product with a plain weight.
+fn linear(i: nn::LinearInputs<Tensor>) -> Rewrite {
+    let inputs = ops::LinearInputs { x: i.x, weight: i.weight, bias: i.bias };
+    Rewrite::Replaced(Tensor::block(ops::Linear::default(), inputs))
+}
+
+/// Rows of a plain table.
+fn embedding(i: nn::EmbeddingInputs<Tensor>) -> Rewrite {
+    Rewrite::Replaced(ops::fast::embedding(&i.weight, &i.ids))
 }
 
 /// An activation whose operand is a product that nobody else needs becomes part of the product.

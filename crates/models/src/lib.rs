@@ -6,9 +6,17 @@
 
 #![forbid(unsafe_code)]
 
+mod config;
 mod fast;
+pub mod generate;
+pub mod llama;
 pub mod nn;
+mod program;
+mod random;
+pub mod rope;
 pub mod tokenizer;
 pub mod whisper;
 
+pub use config::ConfigError;
 pub use fast::fast_kernels;
+pub use program::Compiled;

@@ -4,7 +4,15 @@
 //! A model is written with these. Run as it is, every layer is composed of its primitives;
 //! [`crate::fast_kernels`] are the rules that put the fused operation in the place of each.
 
-use frit_graph::{Block, DType, ShapeError, Spec, Tensor, operands};
+mod attention;
+mod decoder;
+#[cfg(test)]
+mod tests;
+
+pub use attention::{Attention, AttentionInputs};
+pub use decoder::{Gate, GateActivation, GateInputs, RmsNorm, RmsNormInputs, Rope, RopeInputs};
+
+use frit_graph::{Block, ShapeError, Spec, Tensor, operands};
 
 fn same(spec: &Spec) -> Result<Spec, ShapeError> {
     Ok(spec.clone())
@@ -207,56 +215,6 @@ impl Block for Cache {
     }
 }
 
-/// Attention over heads: `softmax(q k^T / sqrt(D)) v`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Attention {
-    /// Whether a query sees no key after its own position.
-    pub causal: bool,
-}
-
-operands!(/// Inputs of [`Attention`]: `q` `[B, H, T, D]`, `k` and `v` `[B, H, S, D]`, and how many
-    /// keys exist (an integer scalar), if not all.
-    pub AttentionInputs { q, k, v } optional { key_length });
-
-impl Block for Attention {
-    type Inputs<T> = AttentionInputs<T>;
-    const NAME: &'static str = "nn.attention";
-
-    fn infer(&self, i: AttentionInputs<&Spec>) -> Result<Spec, ShapeError> {
-        for (name, x) in [("q", i.q), ("k", i.k), ("v", i.v)] {
-            axes(x, 4, name)?;
-        }
-        let (q, k) = (&i.q.shape, &i.k.shape);
-        if q[..2] != k[..2] || q[3] != k[3] || i.v != i.k {
-            return Err(format!("q {}, k {} and v {} do not fit", i.q, i.k, i.v).into());
-        }
-        same(i.q)
-    }
-
-    fn compose(&self, i: AttentionInputs<Tensor>) -> Tensor {
-        let (t, d) = (i.q.shape()[2], i.q.shape()[3]);
-        let s = i.k.shape()[2];
-        let mut scores = (&i.q / (d as f64).sqrt()).matmul(&i.k.swap_axes(-1, -2));
-        if self.causal || i.key_length.is_some() {
-            let i64 = DType::I64;
-            let length = match &i.key_length {
-                Some(l) => l.cast(i64),
-                None => Tensor::scalar(i64, s as f64),
-            };
-            let column = Tensor::iota(Spec::new(i64, [1, s]), 1);
-            let row = Tensor::iota(Spec::new(i64, [t, 1]), 0) + &length;
-            let keep = match self.causal {
-                true => column.le(&(row - Tensor::scalar(i64, t as f64))),
-                false => column.lt(&length),
-            };
-            let low = Tensor::scalar(scores.dtype(), f64::NEG_INFINITY);
-            scores = keep.select(&scores, &low);
-        }
-        let weights = (&scores - scores.max(&[-1])).exp();
-        (&weights / weights.sum(&[-1])).matmul(&i.v)
-    }
-}
-
 /// The layers as functions, for models to read well.
 pub mod layer {
     use super::*;
@@ -307,6 +265,31 @@ pub mod layer {
         key_length: Option<Tensor>,
         causal: bool,
     ) -> Tensor {
-        Tensor::block(Attention { causal }, AttentionInputs { q, k, v, key_length })
+        let inputs = AttentionInputs { q, k, v, key_length, key_mask: None };
+        Tensor::block(Attention { causal, ..Attention::default() }, inputs)
+    }
+
+    /// [`RmsNorm`]
+    #[track_caller]
+    pub fn rms_norm(x: &Tensor, weight: Tensor, options: RmsNorm) -> Tensor {
+        Tensor::block(options, RmsNormInputs { x: x.clone(), weight })
+    }
+
+    /// [`Rope`]
+    #[track_caller]
+    pub fn rope(
+        x: Tensor,
+        position_ids: &Tensor,
+        inv_freqs: Option<&Tensor>,
+        options: Rope,
+    ) -> Tensor {
+        let (position_ids, inv_freqs) = (position_ids.clone(), inv_freqs.cloned());
+        Tensor::block(options, RopeInputs { x, position_ids, inv_freqs })
+    }
+
+    /// [`Gate`]
+    #[track_caller]
+    pub fn gate(gate: Tensor, up: Tensor, activation: GateActivation) -> Tensor {
+        Tensor::block(Gate { activation }, GateInputs { gate, up })
     }
 }

@@ -8,14 +8,18 @@ use std::sync::Arc;
 use clap::Args;
 use frit::graph::{Backend, DType, Policy, Value};
 use frit::load::{Checkpoint, safetensors};
+use frit::models::llama::{self, Llama};
 use frit::models::whisper::config::WhisperConfig;
 use frit::models::whisper::model::{LoadOptions, Whisper, WhisperError};
+use serde_json::Value as Json;
 
 use super::{Failure, Machine, Out, Verdict};
 
 const EXAMPLES: &str = "\
 Inputs and outputs have the names of Hugging Face; other tensors among the inputs are ignored.
   whisper   input_features, decoder_input_ids -> encoder_last_hidden_state, logits
+  llama, mistral, qwen2, qwen3, gemma3_text, smollm3, phi3
+            input_ids, [attention_mask], [position_ids] -> logits
 
 Example:
   frit forward whisper-tiny/ --inputs inputs.safetensors --out outputs.safetensors";
@@ -41,8 +45,19 @@ type Outputs = Vec<(&'static str, Value)>;
 
 type Forward = fn(&Run<'_>) -> Result<Outputs, Failure>;
 
-/// What there is a forward pass for, by the `model_type` of the configuration.
-const MODELS: &[(&str, Forward)] = &[("whisper", whisper)];
+/// What there is a forward pass for, by the `model_type` of the configuration, or the architecture
+/// of a GGUF file.
+const MODELS: &[(&str, Forward)] = &[
+    ("whisper", whisper),
+    ("llama", decoder),
+    ("mistral", decoder),
+    ("qwen2", decoder),
+    ("qwen3", decoder),
+    ("gemma3_text", decoder),
+    ("gemma3", decoder),
+    ("smollm3", decoder),
+    ("phi3", decoder),
+];
 
 /// What a forward pass is made of.
 struct Run<'a> {
@@ -58,7 +73,10 @@ struct Run<'a> {
 /// Files that are missing or damaged, a model that is not known here, inputs that do not fit it.
 pub fn run(args: &ForwardArgs, out: &mut Out) -> Result<Verdict, Failure> {
     let checkpoint = frit::load::open(&args.model)?;
-    let kind = &checkpoint.config["model_type"];
+    let kind = match &checkpoint.config["general.architecture"] {
+        Json::Null => &checkpoint.config["model_type"],
+        architecture => architecture,
+    };
     let known = MODELS.iter().find(|(name, _)| kind == name);
     let (_, forward) = known.ok_or_else(|| {
         let names: Vec<&str> = MODELS.iter().map(|(name, _)| *name).collect();
@@ -92,4 +110,18 @@ fn whisper(run: &Run<'_>) -> Result<Outputs, Failure> {
     let mut model = Whisper::new(config, params, run.backend.clone(), options);
     let (hidden, logits) = model.forward(features, ids)?;
     Ok(vec![("encoder_last_hidden_state", hidden), ("logits", logits)])
+}
+
+/// The llama family: decoders alone.
+fn decoder(run: &Run<'_>) -> Result<Outputs, Failure> {
+    let ids = run.inputs.tensor("input_ids")?;
+    let maybe = |name| run.inputs.params.get(name);
+    let rules = run.args.machine.rules();
+    let options = llama::LoadOptions { rules, ..llama::LoadOptions::default() };
+    let mut model = Llama::from_checkpoint(&run.checkpoint, run.backend.clone(), options)
+        .map_err(|e| Failure::Input(e.to_string()))?;
+    let logits = model
+        .forward(ids, maybe("attention_mask"), maybe("position_ids"))
+        .map_err(|e| Failure::Input(e.to_string()))?;
+    Ok(vec![("logits", logits)])
 }

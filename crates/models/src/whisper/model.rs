@@ -11,9 +11,10 @@ use super::{
     decode::{Begin, ModelError, SpeechModel},
     network::{KeyValue, Network},
 };
+pub use crate::program::Compiled;
 use frit_graph::{
-    Backend, DType, Error, Graph, Params, Policy, Program, RewriteReport, Rule, Spec, Tensor,
-    Value, compile, rewrite,
+    Backend, DType, Error, Graph, Params, Policy, Program, Rule, Spec, Tensor, Value, compile,
+    rewrite,
 };
 use frit_load::LoadError;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -57,17 +58,6 @@ impl Default for LoadOptions {
         let (policy, dtype) = (Policy::Allow, DType::F32);
         LoadOptions { rules: crate::fast_kernels(), policy, dtype }
     }
-}
-
-/// A program with what is to be told of it.
-#[derive(Clone)]
-pub struct Compiled {
-    /// The program.
-    pub program: Program,
-    /// What the rules did.
-    pub rewrites: RewriteReport,
-    /// How often each operation occurs in the traced graph, before the rules.
-    pub traced: BTreeMap<&'static str, usize>,
 }
 
 /// A Whisper checkpoint on a backend.

@@ -147,6 +147,8 @@ fn calls_that_do_not_fit_the_model_are_errors() {
     assert!(error(&mut |l| l.prefill(&[vec![1], vec![]], 8).err()).contains("at least one token"));
     let long = error(&mut |l| l.prefill(&[vec![1; 9]], 8).err());
     assert_eq!(long, "a prompt of 9 tokens exceeds the capacity of 8");
+    let huge = error(&mut |l| l.prefill(&[vec![1]], usize::MAX).err());
+    assert!(huge.contains("16777216 is the most"), "{huge}");
     let outside = error(&mut |l| l.prefill(&[vec![1, 320]], 8).err());
     assert_eq!(outside, "token 320 is outside the vocabulary of 320");
     let full = error(&mut |l| {

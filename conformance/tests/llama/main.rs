@@ -206,6 +206,28 @@ fn a_padded_batch_is_its_rows_alone() {
 }
 
 #[test]
+fn prompts_of_any_length_give_what_a_pass_gives() {
+    // Programs are compiled for a few lengths; what is behind a prompt must not show.
+    for model in ["llama", "mistral_window"] {
+        let mut llama = open(model, true);
+        let text: Vec<u32> = (0..600).map(|i| (i * 29 + i / 7) % 320).collect();
+        let ids: Vec<i64> = text.iter().map(|&t| i64::from(t)).collect();
+        let ids = Value::new([1, 600], ids).expect("ids");
+        let whole = llama.forward(&ids, None, None).expect("it runs").to_f64();
+        let want = |n: usize| &whole[(n - 1) * 320..n * 320];
+        for n in [1, 2, 3, 8, 31, 255, 256, 257, 511, 520] {
+            let last = llama.prefill(&[text[..n].to_vec()], 600).expect("a prompt").remove(0);
+            close(&format!("{model}, {n} tokens"), &wide(&last), want(n), 1e-4);
+            let last = llama.append(&text[n..n + 70]).expect("appended");
+            close(&format!("{model}, {n} and 70 tokens"), &wide(&last), want(n + 70), 1e-4);
+        }
+        assert_eq!((llama.position(), llama.capacity()), (590, 768));
+        llama.reset();
+        assert_eq!(llama.position(), 0);
+    }
+}
+
+#[test]
 fn longrope_turns_all_keys_again_when_the_text_outgrows_the_training() {
     let mut llama = open("phi3_longrope", true);
     let text: Vec<u32> = (0..70).map(|i| (i * 23 + 7) % 320).collect();

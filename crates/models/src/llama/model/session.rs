@@ -25,6 +25,9 @@ impl Session {
     }
 }
 
+/// No text is as long.
+const MOST_CAPACITY: usize = 1 << 24;
+
 /// Sizes that programs are compiled for: powers of two, then multiples of 256.
 fn bucket(n: usize) -> usize {
     if n <= 256 { n.next_power_of_two() } else { n.next_multiple_of(256) }
@@ -50,6 +53,9 @@ impl Llama {
             return call(format!(
                 "a prompt of {longest} tokens exceeds the capacity of {capacity}"
             ));
+        }
+        if capacity > MOST_CAPACITY {
+            return call(format!("a capacity of {capacity} tokens; {MOST_CAPACITY} is the most"));
         }
         self.check_ids(prompts.iter().flatten().map(|&t| i64::from(t)))?;
         self.make_room(prompts.len(), bucket(capacity))?;

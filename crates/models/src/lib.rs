@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod chat;
 mod fast;
 pub mod nn;
 pub mod tokenizer;

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod chat;
 mod config;
 mod fast;
 pub mod generate;

@@ -241,7 +241,7 @@ impl Tokenizer {
         &self.eos
     }
 
-    /// The Jinja template that makes one text of messages: see `chat`.
+    /// The Jinja template that makes one text of messages: see [`crate::chat::ChatTemplate`].
     #[must_use]
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()

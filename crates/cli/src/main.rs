@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use frit_cli::commands::{Failure, Out, Verdict, note};
-use frit_cli::commands::{bench, demo, doctor, eval, forward, transcribe};
+use frit_cli::commands::{bench, chat, demo, doctor, eval, forward, generate, transcribe};
 
 /// Transformer models, written as many small tensor operations, run as few fused kernels.
 #[derive(Parser)]
@@ -18,6 +18,8 @@ Results go to the standard output, progress and messages to the standard error. 
 Examples:
   frit demo                        composed and fused side by side, on a real model
   frit transcribe speech.wav       speech to text
+  frit generate \"The sky is\"       a language model goes on
+  frit chat                        a talk with a language model
   frit doctor                      what this machine has
   frit help transcribe             all options of a command"
 )]
@@ -32,6 +34,10 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Turn recordings into text
     Transcribe(transcribe::TranscribeArgs),
+    /// Go on from a prompt with a language model
+    Generate(generate::GenerateArgs),
+    /// Talk with a language model
+    Chat(chat::ChatArgs),
     /// Time every operation, composed against fused
     Bench(bench::BenchArgs),
     /// Run conformance cases and judge them, or write their outputs
@@ -58,6 +64,8 @@ fn run(arguments: &Arguments, out: &mut Out) -> Result<Verdict, Failure> {
     match &arguments.command {
         Some(Command::Demo(args)) => demo::run(args, out),
         Some(Command::Transcribe(args)) => transcribe::run(args, out),
+        Some(Command::Generate(args)) => generate::run(args, out),
+        Some(Command::Chat(args)) => chat::run(args, out),
         Some(Command::Bench(args)) => bench::run(args, out),
         Some(Command::Eval(args)) => eval::run(args, out),
         Some(Command::Forward(args)) => forward::run(args, out),

@@ -22,12 +22,19 @@ pub fn fast_kernels() -> Vec<Rule> {
             let inputs = ops::LayerNormInputs { x: i.x, weight, bias };
             Rewrite::Replaced(Tensor::block(ops::LayerNorm { eps: b.eps }, inputs))
         }),
-        Rule::block::<nn::Linear>("linear", |_, i| linear(i)),
+        packed_linear(ops::Activations::Exact),
+        Rule::block::<nn::Linear>("linear", |_, i| {
+            let inputs = ops::LinearInputs { x: i.x, weight: i.weight, bias: i.bias };
+            Rewrite::Replaced(Tensor::block(ops::Linear::default(), inputs))
+        }),
         Rule::new("activation_of_product", activation_of_product),
         Rule::block::<nn::Gelu>("gelu", |_, i| {
             Rewrite::Replaced(ops::fast::gelu(&i.x, ops::GeluForm::Erf))
         }),
-        Rule::block::<nn::Embedding>("embedding", |_, i| embedding(i)),
+        Rule::block::<nn::Embedding>("packed_embedding", |_, i| packed_embedding(i)),
+        Rule::block::<nn::Embedding>("embedding", |_, i| {
+            Rewrite::Replaced(ops::fast::embedding(&i.weight, &i.ids))
+        }),
         Rule::block::<nn::Conv1d>("conv1d", |b, i| {
             let block =
                 ops::Conv1d { stride: b.stride, padding: b.padding, ..ops::Conv1d::default() };
@@ -85,15 +92,45 @@ pub fn fast_kernels() -> Vec<Rule> {
     ]
 }
 
-/// A product with a plain weight.
-fn linear(i: nn::LinearInputs<Tensor>) -> Rewrite {
-    let inputs = ops::LinearInputs { x: i.x, weight: i.weight, bias: i.bias };
-    Rewrite::Replaced(Tensor::block(ops::Linear::default(), inputs))
+/// The rule that multiplies by packed weights as they are, with activations as they are
+/// ([`Activations::Exact`](ops::Activations), which is one of [`fast_kernels`]) or rounded to 8 bits.
+/// To opt in to the latter, put it before the other rules:
+///
+/// ```
+/// use frit_models::{fast_kernels, packed_linear};
+/// use frit_ops::Activations;
+/// let rules = [vec![packed_linear(Activations::EightBit)], fast_kernels()].concat();
+/// # assert_eq!(rules[0].name(), "packed_linear");
+/// ```
+pub fn packed_linear(activations: ops::Activations) -> Rule {
+    Rule::block::<nn::Linear>("packed_linear", move |_, i| {
+        let Some((&ops::Dequantize { encoding, .. }, w)) = packed(&i.weight) else {
+            return Rewrite::NoMatch;
+        };
+        let block = ops::QuantizedMatmul { encoding, transposed: true, activations };
+        let (packed, scales, biases) = (w.packed, w.scales, w.biases);
+        let inputs = ops::QuantizedMatmulInputs { x: i.x, packed, scales, biases };
+        let y = Tensor::block(block, inputs);
+        Rewrite::Replaced(i.bias.map_or(y.clone(), |b| y + b))
+    })
 }
 
-/// Rows of a plain table.
-fn embedding(i: nn::EmbeddingInputs<Tensor>) -> Rewrite {
-    Rewrite::Replaced(ops::fast::embedding(&i.weight, &i.ids))
+/// A weight that is unpacked, and from what.
+fn packed(weight: &Tensor) -> Option<(&ops::Dequantize, ops::DequantizeInputs<Tensor>)> {
+    let inputs = ops::DequantizeInputs::unflatten(weight.inputs().to_vec())?;
+    Some((weight.block::<ops::Dequantize>()?, inputs))
+}
+
+/// Of a packed table only the rows are unpacked that are looked up.
+fn packed_embedding(i: nn::EmbeddingInputs<Tensor>) -> Rewrite {
+    let Some((&ops::Dequantize { encoding, dtype }, w)) = packed(&i.weight) else {
+        return Rewrite::NoMatch;
+    };
+    let rows = |t: &Tensor| t.gather(0, &i.ids);
+    let (scales, biases) = (w.scales.as_ref().map(rows), w.biases.as_ref().map(rows));
+    let rows = rows(&w.packed);
+    let rows = ops::fast::dequantize(&rows, scales.as_ref(), biases.as_ref(), encoding, dtype);
+    Rewrite::Replaced(rows)
 }
 
 /// An activation whose operand is a product that nobody else needs becomes part of the product.

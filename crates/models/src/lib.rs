@@ -19,5 +19,5 @@ pub mod tokenizer;
 pub mod whisper;
 
 pub use config::ConfigError;
-pub use fast::fast_kernels;
+pub use fast::{fast_kernels, packed_linear};
 pub use program::Compiled;

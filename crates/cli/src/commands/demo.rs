@@ -18,7 +18,7 @@ use serde::Serialize;
 use self::measure::{Heard, Times};
 use super::out::bar;
 use super::speech::{Checkpoint, explained, recordings};
-use super::{Failure, Out, Threads, Verdict, note};
+use super::{Failure, Out, Threads, Verdict, note, peak_memory};
 use crate::assets::{self, JFK, WHISPER_TINY_EN};
 use crate::bench::max_abs_diff;
 use crate::html;
@@ -190,26 +190,5 @@ impl Side {
             operations,
             explained: explained(model.programs()),
         }
-    }
-}
-
-/// The most memory that this process had so far, where the system tells.
-fn peak_memory() -> Option<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
-}
-
-#[cfg(test)]
-mod tests {
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn the_peak_of_memory_grows_with_what_is_touched() {
-        let before = super::peak_memory().expect("Linux tells it");
-        // Not zeros, which would be one page many times.
-        let block = std::hint::black_box(vec![7u8; before + (8 << 20)]);
-        let after = super::peak_memory().expect("Linux tells it");
-        assert!(after > block.len(), "{before} {after} {}", block.len());
     }
 }

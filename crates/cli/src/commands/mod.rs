@@ -6,10 +6,13 @@
 //! a [`Verdict`]; what keeps it from doing its work is a [`Failure`].
 
 pub mod bench;
+pub mod chat;
 pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod forward;
+pub mod generate;
+mod language;
 mod out;
 mod speech;
 pub mod transcribe;
@@ -21,7 +24,11 @@ use clap::{Args, ValueEnum};
 use frit::cpu::{Cpu, Pool};
 use frit::graph::{Backend, Error, Reference, Rule};
 use frit::load::LoadError;
+use frit::models::chat::ChatError;
 use frit::models::fast_kernels;
+use frit::models::generate::GenerateError;
+use frit::models::llama::LlamaError;
+use frit::models::tokenizer::TokenizerError;
 use frit::models::whisper::model::WhisperError;
 use frit::models::whisper::tokens::TokensError;
 use frit::models::whisper::transcribe::TranscribeError;
@@ -51,6 +58,18 @@ pub enum Failure {
     /// A Whisper model.
     #[error(transparent)]
     Whisper(#[from] WhisperError),
+    /// A language model.
+    #[error(transparent)]
+    Llama(#[from] LlamaError),
+    /// A language model at work.
+    #[error(transparent)]
+    Generate(Box<GenerateError>),
+    /// The tokenizer of a language model.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A chat template.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// A graph, or the backend.
     #[error(transparent)]
     Graph(#[from] Error),
@@ -178,9 +197,27 @@ fn plain(text: &str) -> String {
     out
 }
 
+/// The most memory that this process had so far, where the system tells.
+fn peak_memory() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_peak_of_memory_grows_with_what_is_touched() {
+        let before = peak_memory().expect("Linux tells it");
+        // Not zeros, which would be one page many times.
+        let block = std::hint::black_box(vec![7u8; before + (8 << 20)]);
+        let after = peak_memory().expect("Linux tells it");
+        assert!(after > block.len(), "{before} {after} {}", block.len());
+    }
 
     #[test]
     fn text_from_files_loses_control_characters_and_endless_tails() {

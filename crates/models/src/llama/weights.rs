@@ -2,7 +2,7 @@
 
 use frit_graph::{DType, Params, Spec, Tensor};
 use frit_load::Checkpoint;
-use frit_ops::Encoding;
+use frit_ops::{Encoding, fast::dequantize};
 use std::collections::BTreeMap;
 
 /// Weights by their Hugging Face names.
@@ -26,9 +26,35 @@ impl Weights {
     #[track_caller]
     pub fn weight(&self, name: &str, shape: &[usize]) -> Tensor {
         match self.packed.get(name) {
-            Some(encoding) => packed(name, *encoding, Spec::new(self.dtype, shape)),
+            Some(&encoding) => self.unpacked(name, encoding, shape),
             None => Tensor::param(name, Spec::new(self.dtype, shape)),
         }
+    }
+
+    /// The matrix that a packed weight stands for.
+    #[track_caller]
+    fn unpacked(&self, name: &str, encoding: Encoding, shape: &[usize]) -> Tensor {
+        let (&[n, k], Some(bytes)) = (shape, shape.last().and_then(|&k| encoding.row_bytes(k)))
+        else {
+            let message = format!("`{name}` is packed as {encoding}, which cannot be {shape:?}");
+            return Tensor::poison("weight", message);
+        };
+        let Encoding::Affine { group_size, .. } = encoding else {
+            let packed = Tensor::param(name, Spec::new(DType::U8, [n, bytes]));
+            return dequantize(&packed, None, None, encoding, self.dtype);
+        };
+        let packed = Tensor::param(name, Spec::new(DType::U32, [n, bytes / 4]));
+        let [scales, biases] = ["scales", "biases"].map(|part| {
+            let name = name.strip_suffix("weight").unwrap_or(name);
+            Tensor::param(&format!("{name}{part}"), Spec::new(self.dtype, [n, k / group_size]))
+        });
+        dequantize(&packed, Some(&scales), Some(&biases), encoding, self.dtype)
+    }
+
+    /// Bytes of all weights but this one.
+    pub fn bytes_without(&self, name: &str) -> usize {
+        let others = self.params.iter().filter(|(n, _)| *n != name);
+        others.map(|(_, v)| v.spec().bytes()).sum()
     }
 
     /// Every name given another one.
@@ -37,10 +63,4 @@ impl Weights {
         let packed = self.packed.iter().map(|(n, e)| (name(n), *e)).collect();
         Weights { params, packed, ..self }
     }
-}
-
-/// The matrix that a packed weight stands for.
-#[track_caller]
-fn packed(name: &str, encoding: Encoding, _stands_for: Spec) -> Tensor {
-    Tensor::poison("weight", format!("`{name}` is packed as {encoding}, which is not supported"))
 }

@@ -15,6 +15,7 @@ use std::io::Write;
 pub use self::rules::{TimestampRules, suppress};
 use self::rules::{argmax, log_sum_exp};
 use super::tokens::{SpecialTokens, TextCodec, TokensError};
+pub use crate::random::Random;
 
 /// What went wrong inside a network.
 pub type ModelError = Box<dyn std::error::Error + Send + Sync>;
@@ -314,32 +315,6 @@ pub fn compression_ratio(text: &str) -> f32 {
     let packed = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish());
     // Writing to memory does not fail.
     packed.map_or(0.0, |packed| text.len() as f32 / packed.len() as f32)
-}
-
-/// A small generator of random numbers (SplitMix64): the same seed gives the same transcript.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Random(u64);
-
-impl Random {
-    /// Begins at `seed`.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next number.
-    pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// The next number, at least 0 and below 1.
-    pub fn unit(&mut self) -> f64 {
-        (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
-    }
 }
 
 #[cfg(test)]

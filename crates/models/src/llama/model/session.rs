@@ -1,6 +1,7 @@
 //! Generation: prompts in, logits out, token by token.
 
 use super::{DType, KeyValue, Llama, LlamaError, Past, Program, Spec, Tensor, Tokens, Value, call};
+use crate::generate::{CausalLm, ModelError};
 
 /// What was said so far, and its keys and values.
 #[derive(Default)]
@@ -101,6 +102,27 @@ impl Llama {
     /// How many tokens a row of the session has room for.
     pub fn capacity(&self) -> usize {
         self.session.capacity
+    }
+
+    /// Forgets all but the first `tokens` of the only row; does nothing to a batch, or if there are
+    /// not so many.
+    pub fn rewind(&mut self, tokens: usize) {
+        if let [row] = &mut self.session.rows[..] {
+            row.truncate(tokens);
+            self.session.filled = row.len();
+        }
+    }
+
+    /// Bytes that a step at this position reads: the weights once, and the keys and values so far.
+    pub fn bytes_per_token(&self, position: usize) -> usize {
+        let c = &self.config;
+        // Of a table that is not the head too, a step reads one row.
+        let weights = match c.tie_word_embeddings {
+            true => self.weights.bytes_without(""),
+            false => self.weights.bytes_without("model.embed_tokens.weight"),
+        };
+        let cached = 2 * c.layers.len() * c.num_key_value_heads * c.head_dim * position;
+        weights + cached * self.options.cache.size()
     }
 
     /// Ends the session. Its memory is kept for the next.
@@ -235,4 +257,38 @@ impl Llama {
 
 fn pairs(flat: &[Tensor]) -> Vec<KeyValue> {
     flat.chunks(2).map(|p| KeyValue { key: p[0].clone(), value: p[1].clone() }).collect()
+}
+
+impl CausalLm for Llama {
+    fn vocab(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn max_positions(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+
+    fn prefill(
+        &mut self,
+        prompts: &[Vec<u32>],
+        capacity: usize,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        Ok(Llama::prefill(self, prompts, capacity)?)
+    }
+
+    fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
+        Ok(Llama::append(self, tokens)?)
+    }
+
+    fn step(&mut self, tokens: &[u32]) -> Result<Vec<Vec<f32>>, ModelError> {
+        Ok(Llama::step(self, tokens)?)
+    }
+
+    fn rewind(&mut self, tokens: usize) {
+        Llama::rewind(self, tokens);
+    }
+
+    fn capacity(&self) -> usize {
+        Llama::capacity(self)
+    }
 }

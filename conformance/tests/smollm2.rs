@@ -1,0 +1,176 @@
+//! SmolLM2 from its GGUF file against golden numbers of other implementations: the transformers
+//! library on the dequantised weights, and llama.cpp, which rounds activations to 8 bits.
+//!
+//! The file is fetched (and kept) the first time.
+
+use frit_cli::assets::{self, SMOLLM2_135M_INSTRUCT};
+use frit_conformance::compare;
+use frit_cpu::{Cpu, Pool};
+use frit_graph::{Backend, Policy};
+use frit_load::{Checkpoint, safetensors};
+use frit_models::{
+    fast_kernels,
+    generate::{CausalLm, Finish, GenerateOptions, Generated, TextGenerator},
+    llama::{Llama, LoadOptions},
+    packed_linear,
+    tokenizer::Tokenizer,
+};
+use frit_ops::Activations;
+use serde::Deserialize;
+use std::{path::Path, sync::Arc};
+
+/// What another implementation wrote greedily.
+#[derive(Deserialize)]
+struct Greedy {
+    prompt: String,
+    prompt_ids: Vec<u32>,
+    ids: Vec<u32>,
+    /// By how much the first logit exceeds the second at each step.
+    margins: Vec<f64>,
+}
+
+fn golden() -> Checkpoint {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/smollm2/greedy.safetensors");
+    safetensors::read(path).expect("golden numbers")
+}
+
+fn greedy(golden: &Checkpoint, name: &str) -> Vec<Greedy> {
+    let text = golden.metadata.get(name).expect(name);
+    let greedy: Vec<Greedy> = serde_json::from_str(text).expect(name);
+    assert_eq!(greedy.len(), 3);
+    greedy
+}
+
+fn checkpoint() -> Checkpoint {
+    let folder = assets::ensure(&SMOLLM2_135M_INSTRUCT, true).expect("the checkpoint");
+    frit_load::open(folder.join(SMOLLM2_135M_INSTRUCT.members[0].file)).expect("it loads")
+}
+
+fn options(fused: bool) -> LoadOptions {
+    let (rules, policy) = match fused {
+        true => (fast_kernels(), Policy::Deny),
+        false => (Vec::new(), Policy::Allow),
+    };
+    LoadOptions { rules, policy, ..LoadOptions::default() }
+}
+
+fn cpu(fused: bool) -> Arc<dyn Backend> {
+    match fused {
+        true => Arc::new(Cpu::default()),
+        false => Arc::new(Cpu::composed()),
+    }
+}
+
+fn model(fused: bool, options: LoadOptions) -> Llama {
+    Llama::from_checkpoint(&checkpoint(), cpu(fused), options).expect("it is a llama")
+}
+
+fn generator(model: Llama) -> TextGenerator<Llama> {
+    TextGenerator::new(model, Tokenizer::of(&checkpoint()).expect("a tokenizer"))
+}
+
+/// The texts go on after an end token, as the golden ones do.
+fn to_the_end(max_tokens: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens, ignore_end: true, ..GenerateOptions::default() }
+}
+
+fn run(generator: &mut TextGenerator<Llama>, ids: &[u32], tokens: usize) -> Generated {
+    let on = &mut |_: &_| std::ops::ControlFlow::Continue(());
+    generator.generate_with(ids, &to_the_end(tokens), on).expect("a text")
+}
+
+#[test]
+fn greedy_tokens_and_first_logits_are_those_of_the_dequantised_weights() {
+    let golden = golden();
+    for fused in [false, true] {
+        let mut generator = generator(model(fused, options(fused)));
+        for (i, want) in greedy(&golden, "exact").iter().enumerate() {
+            let prompt = generator.encode(&want.prompt).expect("tokens");
+            assert_eq!(prompt, want.prompt_ids, "{:?}", want.prompt);
+            let got = run(&mut generator, &prompt, 64);
+            assert_eq!(got.ids, want.ids, "fused {fused}: {:?}", want.prompt);
+            assert_eq!(got.finish, Finish::Length);
+
+            let mut model = model(fused, options(fused));
+            let logits = model.prefill(std::slice::from_ref(&prompt), 64).expect("logits");
+            let got: Vec<f64> = logits[0].iter().map(|&x| x.into()).collect();
+            let want = golden.tensor(&format!("first_logits_{i}")).expect("logits").to_f64();
+            let d = compare(&got, &want, (0.0, 2e-3));
+            println!("fused {fused}, prompt {i}: {d:?}");
+            assert!(d.within, "fused {fused}, prompt {i}: {d:?}");
+        }
+    }
+}
+
+#[test]
+fn with_activations_of_8_bits_tokens_are_llama_cpps_wherever_it_is_sure() {
+    let golden = golden();
+    let mut eight = options(true);
+    eight.rules.insert(0, packed_linear(Activations::EightBit));
+    let mut generator = generator(model(true, eight));
+    for want in greedy(&golden, "eight_bit") {
+        let got = run(&mut generator, &want.prompt_ids, 64);
+        let parted = got.ids.iter().zip(&want.ids).position(|(a, b)| a != b);
+        println!("{:?}: equal up to {parted:?}", want.prompt);
+        if let Some(step) = parted {
+            let margin = want.margins[step];
+            assert!(margin <= 0.2, "{:?}: step {step} has margin {margin}", want.prompt);
+        }
+    }
+}
+
+#[test]
+fn every_block_of_the_rewritten_model_is_fused_and_unrewritten_ones_are_reported() {
+    let ids = [504, 3575, 282];
+    let mut fused = generator(model(true, options(true)));
+    run(&mut fused, &ids, 2);
+    for (name, compiled) in fused.model().programs() {
+        let report = compiled.program.report();
+        // 61 norms, 60 ropes, 30 attentions, 30 gates, 211 products, and the caches.
+        assert_eq!(report.composed().count(), 0, "{name}: {report}");
+        assert!(report.fused() >= 61 + 60 + 30 + 30 + 211, "{name}: {report}");
+    }
+    let mut plain = generator(model(false, options(false)));
+    run(&mut plain, &ids, 2);
+    for (name, compiled) in plain.model().programs() {
+        let report = compiled.program.report();
+        assert_eq!(report.fused(), 0, "{name}: {report}");
+        assert!(report.composed().count() > 0, "{name}");
+    }
+}
+
+#[test]
+fn the_tokens_do_not_depend_on_the_number_of_threads() {
+    let texts: Vec<Vec<u32>> = [1, 3]
+        .into_iter()
+        .map(|threads| {
+            let backend = Arc::new(Cpu::on(Pool::new(threads)));
+            let model = Llama::from_checkpoint(&checkpoint(), backend, options(true));
+            run(&mut generator(model.expect("a llama")), &[504, 3575, 282, 4649, 314], 24).ids
+        })
+        .collect();
+    assert_eq!(texts[0], texts[1]);
+}
+
+#[test]
+fn a_batch_of_unequal_prompts_gives_each_what_it_gets_alone() {
+    let prompts: Vec<Vec<u32>> =
+        greedy(&golden(), "exact").into_iter().map(|g| g.prompt_ids).collect();
+    let mut generator = generator(model(true, options(true)));
+    let together = generator.generate_batch(&prompts, &to_the_end(16)).expect("texts");
+    for (prompt, got) in prompts.iter().zip(&together) {
+        assert_eq!(got.ids, run(&mut generator, prompt, 16).ids);
+        assert_eq!(got.stats.prompt_tokens, prompt.len());
+    }
+}
+
+#[test]
+fn what_was_read_before_is_not_read_again() {
+    let mut generator = generator(model(true, options(true)));
+    let ids = generator.encode("The capital of France is").expect("tokens");
+    let first = run(&mut generator, &ids, 16);
+    let longer = [&ids[..], &first.ids[..8]].concat();
+    let again = run(&mut generator, &longer, 8);
+    assert_eq!(again.ids, first.ids[8..]);
+    assert_eq!(again.stats.reused_tokens, longer.len() - 1);
+}

@@ -30,6 +30,8 @@ pub trait Executable: Send + Sync {
     fn run(&self, inputs: Vec<Value>) -> Result<Vec<Value>, Error>;
 
     /// Bytes of intermediate results that live at the same time at most, known before running.
+    /// Weights do not count, nor what a backend keeps of them between runs (packed for a product,
+    /// or computed of them once).
     fn peak_bytes(&self) -> usize;
 
     /// How many steps it takes.
@@ -94,7 +96,8 @@ impl Program {
         &self.0.graph
     }
 
-    /// Bytes of intermediate results that live at the same time at most.
+    /// Bytes of intermediate results that live at the same time at most, without the weights and
+    /// what is kept of them.
     pub fn peak_bytes(&self) -> usize {
         self.0.executable.peak_bytes()
     }

@@ -1,6 +1,7 @@
 //! Weights and what is made of them once: a packed weight belongs to the backend and is shared by
 //! every program that uses it.
 
+use crate::plan::{Recipe, Recipes};
 use frit_graph::Value;
 use std::{
     any::{Any, TypeId},
@@ -10,14 +11,18 @@ use std::{
 
 type Thing = dyn Any + Send + Sync;
 
-/// Things made of weights, by the weight's memory and the thing's type.
+/// Things made of weights, by the weight's memory and the thing's type, and values computed of
+/// weights, by their recipes.
 #[derive(Default)]
-pub(crate) struct Shelf(Mutex<HashMap<(u64, TypeId), Weak<Thing>>>);
+pub(crate) struct Shelf {
+    things: Mutex<HashMap<(u64, TypeId), Weak<Thing>>>,
+    pub(crate) recipes: Recipes,
+}
 
 impl Shelf {
     fn get<P: Any + Send + Sync>(&self, value: &Value, make: impl FnOnce(&Value) -> P) -> Arc<P> {
         let key = (value.id(), TypeId::of::<P>());
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.things.lock().unwrap_or_else(PoisonError::into_inner);
         let found = lock().get(&key).and_then(Weak::upgrade);
         if let Some(Ok(p)) = found.map(Arc::downcast::<P>) {
             return p;
@@ -36,11 +41,20 @@ pub(crate) struct Known {
     pub(crate) value: Value,
     shelf: Arc<Shelf>,
     made: Mutex<Vec<Arc<Thing>>>,
+    /// Kept so that other programs find the value.
+    _recipe: (Arc<Recipe>, Option<Arc<Value>>),
 }
 
 impl Known {
-    pub(crate) fn new(value: Value, shelf: Arc<Shelf>) -> Known {
-        Known { value, shelf, made: Mutex::default() }
+    /// A value that is there.
+    pub(crate) fn new(value: Value, shelf: Arc<Shelf>, recipe: Arc<Recipe>) -> Known {
+        Known { value, shelf, made: Mutex::default(), _recipe: (recipe, None) }
+    }
+
+    /// A value that was made by a recipe.
+    pub(crate) fn made(value: Arc<Value>, shelf: Arc<Shelf>, recipe: Arc<Recipe>) -> Known {
+        let _recipe = (recipe, Some(value.clone()));
+        Known { value: (*value).clone(), shelf, made: Mutex::default(), _recipe }
     }
 
     /// What `make` makes, made once.

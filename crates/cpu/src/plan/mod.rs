@@ -2,16 +2,23 @@
 //!
 //! 1. [`build`]: every node becomes a view of a buffer or a step that writes one. Reshapes,
 //!    transposes, slices and broadcasts are views; an operand that a kernel cannot read as it
-//!    stands is copied by a step of its own; what depends on weights alone is computed now.
+//!    stands is copied by a step of its own.
 //! 2. [`Builder::reuse`]: a step writes over an operand that dies there, where its kernel can.
-//! 3. [`memory::place`]: the remaining buffers get places in one block, by their lifetimes. Its
+//! 3. [`Builder::compute`]: what depends on weights alone and is needed by another step is computed
+//!    now, once for all programs of the backend ([`recipe`]); what only led there is dropped. Like
+//!    the weights it stands outside of the block, and does not count in the peak.
+//! 4. [`memory::place`]: the remaining buffers get places in one block, by their lifetimes. Its
 //!    size is the peak, known before anything runs.
 
 mod layout;
 mod memory;
+mod recipe;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use layout::Layout;
+pub(crate) use recipe::{Recipe, Recipes};
 pub(crate) use run::Plan;
 
 use crate::{
@@ -22,7 +29,8 @@ use crate::{
 };
 use frit_graph::{Error, Graph, Op, Params, Prim, Spec, Tensor, Value, reference};
 use memory::Life;
-use std::collections::HashMap;
+use recipe::What;
+use std::{collections::HashMap, sync::Arc};
 
 /// Where a buffer is.
 pub(crate) enum Place {
@@ -30,6 +38,8 @@ pub(crate) enum Place {
     Input { index: usize, taken: bool },
     /// A weight or constant.
     Known(Box<Known>),
+    /// Of weights alone, by the step of this number among [`Builder::early`].
+    Early(usize),
     /// In the block of memory, from this byte.
     Block(usize),
     /// The program's output, allocated when it runs.
@@ -64,6 +74,10 @@ struct Builder<'a> {
     cpu: &'a Cpu,
     buffers: Vec<Buffer>,
     steps: Vec<Step>,
+    /// Steps on weights alone, which run before the program is there.
+    early: Vec<Step>,
+    /// Of each buffer that is known or will be.
+    recipes: HashMap<usize, Arc<Recipe>>,
     layouts: HashMap<u64, Layout>,
     dense: HashMap<u64, Layout>,
 }
@@ -74,6 +88,8 @@ pub(crate) fn build(cpu: &Cpu, graph: &Graph, params: &Params) -> Result<Plan, E
         cpu,
         buffers: Vec::new(),
         steps: Vec::new(),
+        early: Vec::new(),
+        recipes: HashMap::new(),
         layouts: HashMap::new(),
         dense: HashMap::new(),
     };
@@ -89,6 +105,7 @@ pub(crate) fn build(cpu: &Cpu, graph: &Graph, params: &Params) -> Result<Plan, E
         exits.push((b.exit(k, t)?, t.spec().clone()));
     }
     b.reuse(&mut exits);
+    b.compute(&exits)?;
     Ok(b.finish(exits))
 }
 
@@ -98,10 +115,13 @@ impl Builder<'_> {
         self.buffers.len() - 1
     }
 
-    fn known(&mut self, value: Value) -> Layout {
+    fn known(&mut self, value: Value, what: What) -> Layout {
         let spec = value.spec().clone();
-        let known = Known::new(value, self.cpu.shelf().clone());
+        let shelf = self.cpu.shelf().clone();
+        let recipe = shelf.recipes.find(what, &spec, Vec::new());
+        let known = Known::new(value, shelf, recipe.clone());
         let id = self.buffer(&spec, Place::Known(Box::new(known)));
+        self.recipes.insert(id, recipe);
         Layout::dense(id, &spec)
     }
 
@@ -115,10 +135,15 @@ impl Builder<'_> {
                     let (name, wanted) = (name.to_string(), spec.clone());
                     Error::MissingParam { name, wanted }
                 };
-                return Ok(self.known(params.get(name).ok_or_else(missing)?.clone()));
+                let value = params.get(name).ok_or_else(missing)?.clone();
+                return Ok(self.known(value.clone(), What::Weight(value)));
             }
-            Op::Prim(Prim::Constant(v)) => return Ok(self.known(v.clone())),
-            Op::Prim(p @ Prim::Iota(_)) => return Ok(self.known(reference::eval(p, spec, &[])?)),
+            Op::Prim(Prim::Constant(v)) => {
+                return Ok(self.known(v.clone(), What::Constant(v.clone())));
+            }
+            Op::Prim(p @ Prim::Iota(_)) => {
+                return Ok(self.known(reference::eval(p, spec, &[])?, What::Prim(p.clone())));
+            }
             Op::Prim(Prim::Transpose(perm)) => {
                 if let Some(x) = operand(0) {
                     return Ok(x.transposed(perm));
@@ -153,9 +178,13 @@ impl Builder<'_> {
             }
             _ => {}
         }
-        let kernel: Box<dyn Kernel> = match t.op() {
-            Op::Prim(p) => prim::kernel(p, spec).ok_or_else(|| internal(p.name()))?,
-            Op::Block(b) => self.cpu.make(&**b).ok_or_else(|| internal(b.name()))?,
+        let (kernel, what): (Box<dyn Kernel>, What) = match t.op() {
+            Op::Prim(p) => {
+                (prim::kernel(p, spec).ok_or_else(|| internal(p.name()))?, What::Prim(p.clone()))
+            }
+            Op::Block(b) => {
+                (self.cpu.make(&**b).ok_or_else(|| internal(b.name()))?, What::Block(b.clone()))
+            }
             Op::Poison(message) => return Err(internal(message)),
         };
         let mut inputs = Vec::new();
@@ -165,7 +194,7 @@ impl Builder<'_> {
                 Some(x) => Some(self.as_wanted(x, kernel.wants(slot))?),
             });
         }
-        self.step(kernel, inputs, spec)
+        self.step(kernel, what, inputs, spec)
     }
 
     /// Whether the buffer of a view is surely aligned for elements of `spec`: what comes from
@@ -199,7 +228,7 @@ impl Builder<'_> {
         let from = self.layouts[&x.id()].clone();
         let layout = match from.is_dense() {
             true => from,
-            false => self.step(Box::new(prim::Copy), vec![Some(from)], x.spec())?,
+            false => self.step(Box::new(prim::Copy), What::Copy, vec![Some(from)], x.spec())?,
         };
         self.dense.insert(x.id(), layout.clone());
         Ok(layout)
@@ -208,20 +237,23 @@ impl Builder<'_> {
     fn step(
         &mut self,
         kernel: Box<dyn Kernel>,
+        what: What,
         inputs: Vec<Option<Layout>>,
         spec: &Spec,
     ) -> Result<Layout, Error> {
-        let known = |l: &Layout| matches!(self.buffers[l.buffer].place, Place::Known(_));
-        let constant = inputs.iter().flatten().all(known) && !inputs.is_empty();
+        let recipe = |l: &Layout| Some((self.recipes.get(&l.buffer)?.clone(), l.clone()));
+        let from: Option<Vec<_>> =
+            inputs.iter().map(|l| l.as_ref().map_or(Some(None), |l| recipe(l).map(Some))).collect();
         let out = self.buffer(spec, Place::Nowhere);
         let refs: Vec<Option<&Layout>> = inputs.iter().map(Option::as_ref).collect();
         let scratch = (0, kernel.scratch(&refs, self.cpu.pool().threads()));
         let out_spec = spec.clone();
         let step = Step { kernel, inputs, out, out_spec, scratch };
-        if constant {
-            // It depends on weights alone: computed once, here.
-            let value = run::once(self.cpu, &self.buffers, &step)?;
-            return Ok(self.known(value));
+        if let Some(from) = from.filter(|f| f.iter().any(Option::is_some)) {
+            self.recipes.insert(out, self.cpu.shelf().recipes.find(what, spec, from));
+            self.buffers[out].place = Place::Early(self.early.len());
+            self.early.push(step);
+            return Ok(Layout::dense(out, spec));
         }
         self.steps.push(step);
         Ok(Layout::dense(out, spec))
@@ -234,7 +266,7 @@ impl Builder<'_> {
             && layout.dtype() == self.buffers[layout.buffer].spec.dtype
             && layout.spec.numel() == self.buffers[layout.buffer].spec.numel();
         match self.buffers[layout.buffer].place {
-            Place::Known(_) | Place::Input { .. } if whole => {
+            Place::Known(_) | Place::Early(_) | Place::Input { .. } if whole => {
                 return Ok(Exit::Same(layout.buffer));
             }
             Place::Nowhere if whole => {
@@ -308,6 +340,64 @@ impl Builder<'_> {
             let fits = whole && l.spec == out.spec && last[l.buffer] == n;
             (free && alone && fits && l.buffer != step.out).then_some((l.buffer, step.out))
         })
+    }
+
+    /// Computes what steps need of weights alone, or takes what another program has computed.
+    fn compute(&mut self, exits: &[(Exit, Spec)]) -> Result<(), Error> {
+        // How many steps are still to read each buffer; an exit reads it for ever.
+        let mut readers = vec![0usize; self.buffers.len()];
+        for step in &self.steps {
+            step.inputs.iter().flatten().for_each(|l| readers[l.buffer] += 1);
+        }
+        for (e, _) in exits {
+            let (Exit::Buffer(b) | Exit::Same(b)) = e;
+            readers[*b] += 1;
+        }
+        let early = std::mem::take(&mut self.early);
+        let mut needed = Vec::new();
+        for step in early.iter().rev() {
+            if readers[step.out] == 0 {
+                continue;
+            }
+            match self.recipes.get(&step.out).and_then(|r| r.made()) {
+                Some(value) => self.settle(step.out, value),
+                None => {
+                    step.inputs.iter().flatten().for_each(|l| readers[l.buffer] += 1);
+                    needed.push(step);
+                }
+            }
+        }
+        for step in needed.iter().rev() {
+            let value = run::once(self.cpu, &self.buffers, step)?;
+            let value = match self.recipes.get(&step.out) {
+                Some(recipe) => recipe.make(value),
+                None => Arc::new(value),
+            };
+            self.settle(step.out, value);
+            for l in step.inputs.iter().flatten() {
+                readers[l.buffer] -= 1;
+                if readers[l.buffer] == 0 {
+                    self.buffers[l.buffer].place = Place::Nowhere;
+                }
+            }
+        }
+        for (buffer, readers) in self.buffers.iter_mut().zip(readers) {
+            match buffer.place {
+                Place::Known(_) if readers == 0 => buffer.place = Place::Nowhere,
+                // Nothing to compute, or nobody to read it.
+                Place::Early(_) => buffer.place = Place::Nowhere,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a value in the place of an early step.
+    fn settle(&mut self, buffer: usize, value: Arc<Value>) {
+        if let Some(recipe) = self.recipes.get(&buffer) {
+            let known = Known::made(value, self.cpu.shelf().clone(), recipe.clone());
+            self.buffers[buffer].place = Place::Known(Box::new(known));
+        }
     }
 
     fn finish(mut self, exits: Vec<(Exit, Spec)>) -> Plan {

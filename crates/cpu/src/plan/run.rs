@@ -89,6 +89,20 @@ impl Plan {
     }
 }
 
+#[cfg(test)]
+impl Plan {
+    /// The values that a program holds, weights among them.
+    pub(super) fn known(&self) -> Vec<&Value> {
+        let mut values = Vec::new();
+        for b in &self.buffers {
+            if let Place::Known(k) = &b.place {
+                values.push(&k.value);
+            }
+        }
+        values
+    }
+}
+
 impl Executable for Plan {
     fn run(&self, mut inputs: Vec<Value>) -> Result<Vec<Value>, Error> {
         let lock = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +126,7 @@ impl Executable for Plan {
                     Some((_, v)) => writable(v)?,
                     None => Span::NONE,
                 },
-                Place::Nowhere => Span::NONE,
+                Place::Early(_) | Place::Nowhere => Span::NONE,
             });
         }
         for step in &self.steps {

@@ -47,29 +47,50 @@ pub(super) fn few<T: Element>(
 
     let chunk = (TASK_BYTES * n / weight.bytes.len().max(1)).clamp(4, MOST);
     let out = Raw(out.as_mut_ptr());
-    with_format!(weight, format => {
-        // Memory and unpacking are slower than sums of so few rows.
-        share(pool, n.div_ceil(chunk), m.max(4) * chunk * k, &|task| {
-            let first = task * chunk;
-            let rows = chunk.min(n - first);
-            let mut to = [0f32; ROWS * MOST];
-            for pass in (0..m).step_by(ROWS) {
-                let x = wide.add(pass * k).cast_const();
-                let sums = sums.add(pass * groups).cast_const();
-                let count = ROWS.min(m - pass);
-                let to = to.as_mut_ptr();
-                on(isa, Dots { format, first, rows, groups, x, sums, count, to });
-                for i in 0..count {
-                    for j in 0..rows {
-                        // SAFETY: these rows and columns of the output are this task's alone.
-                        unsafe {
-                            *out.add((pass + i) * n + first + j) = T::from_f32(*to.add(i * MOST + j));
-                        }
+    // Memory and unpacking are slower than sums of so few rows.
+    share(pool, n.div_ceil(chunk), m.max(4) * chunk * k, &|task| {
+        let first = task * chunk;
+        let rows = chunk.min(n - first);
+        let mut to = [0f32; ROWS * MOST];
+        for pass in (0..m).step_by(ROWS) {
+            let part = Part {
+                first,
+                rows,
+                groups,
+                x: wide.add(pass * k),
+                sums: sums.add(pass * groups),
+                count: ROWS.min(m - pass),
+                to: to.as_mut_ptr(),
+            };
+            dots(isa, weight, part);
+            for i in 0..part.count {
+                for j in 0..rows {
+                    // SAFETY: these rows and columns of the output are this task's alone.
+                    unsafe {
+                        *out.add((pass + i) * n + first + j) = T::from_f32(to[i * MOST + j]);
                     }
                 }
             }
-        });
+        }
     });
+}
+
+/// `to[i][j] = x row i * weight row first + j`, with a pitch of [`MOST`].
+#[derive(Clone, Copy)]
+struct Part {
+    first: usize,
+    rows: usize,
+    groups: usize,
+    x: *const f32,
+    sums: *const f32,
+    /// Rows of x, at most [`ROWS`].
+    count: usize,
+    to: *mut f32,
+}
+
+/// For all types of activations, which would otherwise each have their own code.
+fn dots(isa: Isa, weight: &Weight<'_>, part: Part) {
+    with_format!(weight, format => on(isa, Dots { format, part }));
 }
 
 /// Widens x where it must be, and sums each group of it.
@@ -104,17 +125,9 @@ impl<T: Element> WithSimd for Prepare<T> {
     }
 }
 
-/// `to[i][j] = x row i * weight row first + j`, with a pitch of [`MOST`].
 struct Dots<F> {
     format: F,
-    first: usize,
-    rows: usize,
-    groups: usize,
-    x: *const f32,
-    sums: *const f32,
-    /// Rows of x, at most [`ROWS`].
-    count: usize,
-    to: *mut f32,
+    part: Part,
 }
 
 impl<F: Format> WithSimd for Dots<F> {
@@ -123,11 +136,14 @@ impl<F: Format> WithSimd for Dots<F> {
     fn run<S: Simd>(self, s: S) {
         // SAFETY: who makes a Dots vouches for its pointers.
         unsafe {
-            match self.count {
-                1 => self.all::<S, 1>(s),
-                2 => self.all::<S, 2>(s),
-                3 => self.all::<S, 3>(s),
-                _ => self.all::<S, 4>(s),
+            match self.part.count {
+                1 => self.all::<S, 1>(s, 0),
+                2 => self.all::<S, 2>(s, 0),
+                3 => {
+                    self.all::<S, 2>(s, 0);
+                    self.all::<S, 1>(s, 2);
+                }
+                _ => self.all::<S, 4>(s, 0),
             }
         }
     }
@@ -135,39 +151,41 @@ impl<F: Format> WithSimd for Dots<F> {
 
 impl<F: Format> Dots<F> {
     /// # Safety
-    /// The pointers are valid for what the fields say, and `M` is `count`.
+    /// The pointers are valid for what the fields say, and there are `M` rows of x from `row` on.
     #[inline(always)]
-    unsafe fn all<S: Simd, const M: usize>(&self, s: S) {
-        let k = self.groups * F::GROUP;
-        for j in 0..self.rows {
+    unsafe fn all<S: Simd, const M: usize>(&self, s: S, row: usize) {
+        let Dots { format, part: Part { first, rows, groups, x, sums, to, .. } } = *self;
+        let k = groups * F::GROUP;
+        let (x, sums) = (x.wrapping_add(row * k), sums.wrapping_add(row * groups));
+        for j in 0..rows {
             let mut acc = [s.zero(); M];
             let mut offsets = [0f32; M];
-            for g in 0..self.groups {
+            for g in 0..groups {
                 // SAFETY: the group exists in the row and in x.
                 unsafe {
-                    let (scale, offset) = self.format.scale(s, self.first + j, g);
+                    let (scale, offset) = format.scale(s, first + j, g);
                     let mut q = [s.zero(); VECTORS];
                     let vectors = F::GROUP / S::LANES;
                     for (v, q) in q.iter_mut().enumerate().take(vectors) {
-                        *q = self.format.whole(s, self.first + j, g, v);
+                        *q = format.whole(s, first + j, g, v);
                     }
                     let scale = s.splat(scale);
                     for i in 0..M {
-                        let x = self.x.add(i * k + g * F::GROUP);
+                        let x = x.add(i * k + g * F::GROUP);
                         let mut dot = s.mul(q[0], s.load(x));
                         for (v, &q) in q.iter().enumerate().take(vectors).skip(1) {
                             dot = s.fma(q, s.load(x.add(v * S::LANES)), dot);
                         }
                         acc[i] = s.fma(scale, dot, acc[i]);
                         if F::OFFSET {
-                            offsets[i] += offset * *self.sums.add(i * self.groups + g);
+                            offsets[i] += offset * *sums.add(i * groups + g);
                         }
                     }
                 }
             }
             for i in 0..M {
                 // SAFETY: j < MOST, and there are M rows.
-                unsafe { *self.to.add(i * MOST + j) = s.reduce_sum(acc[i]) + offsets[i] };
+                unsafe { *to.add((row + i) * MOST + j) = s.reduce_sum(acc[i]) + offsets[i] };
             }
         }
     }

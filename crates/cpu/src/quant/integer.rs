@@ -13,6 +13,8 @@ const GROUP: usize = 32;
 const ROWS: usize = 4;
 /// Packed bytes that a task reads: they stay in L1 while all activations pass.
 const TASK_BYTES: usize = 16 << 10;
+/// Rows of the weight that a task takes at most.
+const MOST: usize = 256;
 
 /// Whether a weight of this encoding is multiplied in integers.
 pub(crate) fn takes_eight_bit(encoding: Encoding) -> bool {
@@ -83,24 +85,54 @@ pub(crate) fn eight_bit<T: Element>(
         on(isa, Round { x, whole, scales, sums, groups });
     });
     let y = Raw(out.as_mut_ptr());
-    let chunk = (TASK_BYTES * n / weight.bytes.len().max(1)).clamp(4, 256);
-    let (whole, scales, sums) = (whole.add(0), scales.add(0), sums.add(0));
-    let rounded = Rounded { whole, scales, sums };
-    macro_rules! with {
-        ($format:expr) => {{
-            let format = $format;
-            share(pool, n.div_ceil(chunk), m.max(4) * chunk * k / 2, &|task| {
-                let first = task * chunk;
-                let rows = chunk.min(n - first);
-                let y = y.add(first);
-                on(isa, Dots { format, first, rows, groups, x: rounded, m, y, pitch: n });
-            });
-        }};
-    }
+    let chunk = (TASK_BYTES * n / weight.bytes.len().max(1)).clamp(4, MOST);
+    share(pool, n.div_ceil(chunk), m.max(4) * chunk * k / 2, &|task| {
+        let first = task * chunk;
+        let rows = chunk.min(n - first);
+        let mut to = [0f32; ROWS * MOST];
+        for pass in (0..m).step_by(ROWS) {
+            let part = Part {
+                first,
+                rows,
+                groups,
+                x: whole.add(pass * k),
+                scales: scales.add(pass * groups),
+                sums: sums.add(pass * groups),
+                count: ROWS.min(m - pass),
+                to: to.as_mut_ptr(),
+            };
+            dots(isa, weight, part);
+            for i in 0..part.count {
+                for j in 0..rows {
+                    // SAFETY: these rows and columns of the output are this task's alone.
+                    unsafe { *y.add((pass + i) * n + first + j) = T::from_f32(to[i * MOST + j]) };
+                }
+            }
+        }
+    });
+}
+
+/// `to[i][j] = x row i * weight row first + j`, with a pitch of [`MOST`].
+#[derive(Clone, Copy)]
+struct Part {
+    first: usize,
+    rows: usize,
+    groups: usize,
+    x: *const i8,
+    scales: *const f32,
+    sums: *const f32,
+    /// Rows of x, at most [`ROWS`].
+    count: usize,
+    to: *mut f32,
+}
+
+/// # Panics
+/// If the encoding is not one that [`takes_eight_bit`].
+fn dots(isa: Isa, weight: &Weight<'_>, part: Part) {
     match weight.encoding {
-        Encoding::Q4_0 => with!(Q4_0(weight.bytes())),
-        Encoding::Q4_1 => with!(Q4_1(weight.bytes())),
-        Encoding::Q8_0 => with!(Q8_0(weight.bytes())),
+        Encoding::Q4_0 => on(isa, Dots { format: Q4_0(weight.bytes()), part }),
+        Encoding::Q4_1 => on(isa, Dots { format: Q4_1(weight.bytes()), part }),
+        Encoding::Q8_0 => on(isa, Dots { format: Q8_0(weight.bytes()), part }),
         other => panic!("{other} is not multiplied in integers"),
     }
 }
@@ -155,75 +187,56 @@ impl<T: Element> WithSimd for Round<T> {
     }
 }
 
-/// Rounded rows.
-#[derive(Clone, Copy)]
-struct Rounded {
-    whole: *const i8,
-    scales: *const f32,
-    sums: *const f32,
-}
-
-// SAFETY: only addresses; who reads there vouches for them.
-unsafe impl Sync for Rounded {}
-
-/// `y[i][j] = x row i * weight row first + j`.
-struct Dots<F, T> {
+struct Dots<F> {
     format: F,
-    first: usize,
-    rows: usize,
-    groups: usize,
-    x: Rounded,
-    m: usize,
-    y: *mut T,
-    pitch: usize,
+    part: Part,
 }
 
-impl<F: Integers, T: Element> WithSimd for Dots<F, T> {
+impl<F: Integers> WithSimd for Dots<F> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for i in (0..self.m).step_by(ROWS) {
-            // SAFETY: who makes a Dots vouches for its pointers.
-            unsafe {
-                match self.m - i {
-                    1 => self.all::<S, 1>(s, i),
-                    2 => self.all::<S, 2>(s, i),
-                    3 => self.all::<S, 3>(s, i),
-                    _ => self.all::<S, 4>(s, i),
+        // SAFETY: who makes a Dots vouches for its pointers.
+        unsafe {
+            match self.part.count {
+                1 => self.all::<S, 1>(s, 0),
+                2 => self.all::<S, 2>(s, 0),
+                3 => {
+                    self.all::<S, 2>(s, 0);
+                    self.all::<S, 1>(s, 2);
                 }
+                _ => self.all::<S, 4>(s, 0),
             }
         }
     }
 }
 
-impl<F: Integers, T: Element> Dots<F, T> {
+impl<F: Integers> Dots<F> {
     /// # Safety
-    /// The pointers are valid for what the fields say, and there are `M` rows from `row` on.
+    /// The pointers are valid for what the fields say, and there are `M` rows of x from `row` on.
     #[inline(always)]
     unsafe fn all<S: Simd, const M: usize>(&self, s: S, row: usize) {
-        let groups = self.groups;
-        for j in 0..self.rows {
+        let Dots { format, part: Part { first, rows, groups, x, scales, sums, to, .. } } = *self;
+        for j in 0..rows {
             let mut acc = [s.zero(); M];
             let mut offsets = [0f32; M];
             for g in 0..groups {
                 // SAFETY: the group exists in the weight and in every row.
                 unsafe {
-                    let (scale, offset) = self.format.scale(s, self.first + j, g);
+                    let (scale, offset) = format.scale(s, first + j, g);
                     for i in 0..M {
                         let at = (row + i) * groups + g;
-                        let x = self.x.whole.add(at * GROUP);
-                        let dot = s.to_f(self.format.dot(s, self.first + j, g, x));
-                        acc[i] = s.fma(s.splat(scale * *self.x.scales.add(at)), dot, acc[i]);
+                        let dot = s.to_f(format.dot(s, first + j, g, x.add(at * GROUP)));
+                        acc[i] = s.fma(s.splat(scale * *scales.add(at)), dot, acc[i]);
                         if F::OFFSET {
-                            offsets[i] += offset * *self.x.sums.add(at);
+                            offsets[i] += offset * *sums.add(at);
                         }
                     }
                 }
             }
             for i in 0..M {
-                let y = T::from_f32(s.reduce_sum(acc[i]) + offsets[i]);
-                // SAFETY: inside the output, in the columns of this task.
-                unsafe { *self.y.add((row + i) * self.pitch + j) = y };
+                // SAFETY: j < MOST, and there are M rows.
+                unsafe { *to.add((row + i) * MOST + j) = s.reduce_sum(acc[i]) + offsets[i] };
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Packed rows as plain numbers.
 
 use super::Weight;
-use super::format::{Format, with_format};
+use super::format::{Format, group, with_format};
 use crate::Pool;
 use crate::gemm::{Raw, on, share};
 use crate::simd::{Element, Isa, Simd, WithSimd};
@@ -9,13 +9,28 @@ use crate::simd::{Element, Isa, Simd, WithSimd};
 /// Numbers that are unpacked at a time.
 const AT_ONCE: usize = 512;
 
-/// Unpacks groups of a row: a product and a sum, each rounded, as the composition has it.
-pub(super) struct Unpack<F> {
-    pub(super) format: F,
-    pub(super) row: usize,
-    pub(super) first: usize,
-    pub(super) groups: usize,
-    pub(super) to: *mut f32,
+/// Unpacks `groups` groups of a row from `first` on.
+///
+/// # Safety
+/// The groups exist, and `to` has room for their numbers.
+pub(super) unsafe fn unpack(
+    isa: Isa,
+    weight: &Weight<'_>,
+    row: usize,
+    first: usize,
+    groups: usize,
+    to: *mut f32,
+) {
+    with_format!(weight, format => on(isa, Unpack { format, row, first, groups, to }));
+}
+
+/// Groups of a row: a product and a sum, each rounded, as the composition has it.
+struct Unpack<F> {
+    format: F,
+    row: usize,
+    first: usize,
+    groups: usize,
+    to: *mut f32,
 }
 
 impl<F: Format> WithSimd for Unpack<F> {
@@ -65,24 +80,17 @@ pub(crate) fn dequantize<T: Element>(isa: Isa, pool: &Pool, weight: &Weight<'_>,
     let &Weight { rows, width, .. } = weight;
     assert_eq!(out.len(), rows * width, "the output is not {rows} rows of {width}");
     let to = Raw(out.as_mut_ptr());
-    with_format!(weight, f => {
-        let groups = width / group_of(f);
-        // About a vector operation for every number.
-        share(pool, rows, 4 * width, &|row| {
-            let mut wide = [0f32; AT_ONCE];
-            let step = AT_ONCE / group_of(f);
-            for first in (0..groups).step_by(step) {
-                let groups = step.min(groups - first);
-                let n = groups * group_of(f);
-                let to = to.add(row * width + first * group_of(f));
-                let unpack = Unpack { format: f, row, first, groups, to: wide.as_mut_ptr() };
-                on(isa, unpack);
-                on(isa, Narrow { from: wide.as_ptr(), to, n });
-            }
-        });
+    let group = group(weight.encoding);
+    let (groups, step) = (width / group, AT_ONCE / group);
+    // About a vector operation for every number.
+    share(pool, rows, 4 * width, &|row| {
+        let mut wide = [0f32; AT_ONCE];
+        for first in (0..groups).step_by(step) {
+            let groups = step.min(groups - first);
+            let to = to.add(row * width + first * group);
+            // SAFETY: the groups are in the row, and at most as many as `wide` has room for.
+            unsafe { unpack(isa, weight, row, first, groups, wide.as_mut_ptr()) };
+            on(isa, Narrow { from: wide.as_ptr(), to, n: groups * group });
+        }
     });
-}
-
-fn group_of<F: Format>(_: F) -> usize {
-    F::GROUP
 }

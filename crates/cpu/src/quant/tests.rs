@@ -1,1 +1,221 @@
+//! Every encoding, instruction set and number of rows against float64.
 
+use super::*;
+use crate::simd::available;
+use frit_graph::DType;
+use frit_ops::catalogue;
+
+const ALL: &[Encoding] = &[
+    Encoding::Affine { bits: 2, group_size: 32 },
+    Encoding::Affine { bits: 4, group_size: 128 },
+    Encoding::Affine { bits: 8, group_size: 64 },
+    Encoding::Q4_0,
+    Encoding::Q4_1,
+    Encoding::Q5_0,
+    Encoding::Q5_1,
+    Encoding::Q8_0,
+    Encoding::Q4K,
+    Encoding::Q5K,
+    Encoding::Q6K,
+];
+
+/// A random packed matrix and its numbers by the scalar code of the catalogue.
+struct Packed {
+    bytes: Vec<u8>,
+    scales: Vec<f32>,
+    biases: Vec<f32>,
+    encoding: Encoding,
+    rows: usize,
+    numbers: Vec<f32>,
+}
+
+impl Packed {
+    fn new(encoding: Encoding, rows: usize, width: usize) -> Packed {
+        let operand = catalogue::packed(encoding, &[rows], width);
+        let bytes = operand.value(DType::F32, 5).bytes().to_vec();
+        let mut numbers = vec![0.0; rows * width];
+        let groups = rows * width / encoding.block_len();
+        let wave = |i: usize, by: f32| ((i * 31 % 17) as f32 - 8.0) * by;
+        let scales: Vec<f32> = (0..groups).map(|i| wave(i, 0.01)).collect();
+        let biases: Vec<f32> = (0..groups).map(|i| wave(i + 5, 0.03)).collect();
+        match encoding {
+            Encoding::Affine { .. } => {
+                encoding.unpack_affine(&bytes, &scales, Some(&biases), &mut numbers)
+            }
+            _ => encoding.unpack(&bytes, &mut numbers),
+        }
+        .expect("whole blocks");
+        Packed { bytes, scales, biases, encoding, rows, numbers }
+    }
+
+    fn weight(&self) -> Weight<'_> {
+        let (scales, biases) = match self.encoding {
+            Encoding::Affine { .. } => (Numbers::F32(&self.scales), Numbers::F32(&self.biases)),
+            _ => (Numbers::None, Numbers::None),
+        };
+        Weight::new(self.encoding, &self.bytes, scales, biases, self.rows)
+    }
+}
+
+fn activations(n: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 7919 % 1009) as f32 / 500.0 - 1.0) * 1.7).collect()
+}
+
+/// Memory that is aligned as kernels expect.
+fn scratch(bytes: usize) -> Vec<u128> {
+    vec![0; bytes.div_ceil(16) + 4]
+}
+
+fn aligned(words: &mut [u128], bytes: usize) -> &mut [u8] {
+    let skip = words.as_ptr().align_offset(64);
+    &mut bytemuck::cast_slice_mut(&mut words[skip..])[..bytes]
+}
+
+#[test]
+fn every_encoding_unpacks_to_the_very_numbers_on_every_instruction_set() {
+    for &encoding in ALL {
+        let packed = Packed::new(encoding, 5, 768);
+        for &isa in available() {
+            let mut got = vec![f32::NAN; packed.numbers.len()];
+            dequantize(isa, &Pool::new(2), &packed.weight(), &mut got);
+            assert_eq!(got, packed.numbers, "{encoding} on {isa}");
+            let mut narrow = vec![bf16::ZERO; got.len()];
+            dequantize(isa, &Pool::new(1), &packed.weight(), &mut narrow);
+            let wanted: Vec<bf16> = got.iter().map(|&x| bf16::from_f32(x)).collect();
+            assert_eq!(narrow, wanted, "{encoding} on {isa}");
+        }
+    }
+}
+
+/// Largest error as a part of the sum of the absolute products.
+fn worst(m: usize, k: usize, x: &[f32], y: &[f32], w: impl Fn(usize, usize) -> f32) -> f64 {
+    let n = y.len() / m;
+    let mut worst = 0f64;
+    for i in 0..m {
+        for j in 0..n {
+            let terms = (0..k).map(|p| f64::from(x[i * k + p]) * f64::from(w(j, p)));
+            let (sum, size) = terms.fold((0.0, 1e-9), |(s, a), t| (s + t, a + t.abs()));
+            let error = (f64::from(y[i * n + j]) - sum).abs() / size;
+            worst = if error.is_nan() { f64::INFINITY } else { worst.max(error) };
+        }
+    }
+    worst
+}
+
+#[test]
+fn products_of_every_number_of_rows_are_those_of_float64() {
+    let (n, k) = (45, 512);
+    for &encoding in ALL {
+        let packed = Packed::new(encoding, n, k);
+        for &isa in available() {
+            for m in [1, 2, 3, 4, 5, 8, 9, 40] {
+                let x = activations(m * k);
+                let shape = LinearShape { m, n, k, x_row: k };
+                let bytes = matmul_scratch_bytes::<f32>(isa, &shape, encoding, true);
+                let mut words = scratch(bytes);
+                let mut y = vec![f32::NAN; m * n];
+                let room = aligned(&mut words, bytes);
+                matmul(isa, &Pool::new(2), &shape, &x, &packed.weight(), true, &mut y, room);
+                let error = worst(m, k, &x, &y, |j, p| packed.numbers[j * k + p]);
+                assert!(error < 1e-6, "{encoding} on {isa}, {m} rows: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn affine_weights_may_lie_the_other_way() {
+    for bits in [2, 4, 8] {
+        let encoding = Encoding::Affine { bits, group_size: 32 };
+        let (n, k) = (96, 37);
+        let packed = Packed::new(encoding, k, n);
+        for &isa in available() {
+            for m in [1, 3, 20] {
+                let x = activations(m * k);
+                let shape = LinearShape { m, n, k, x_row: k };
+                let bytes = matmul_scratch_bytes::<f32>(isa, &shape, encoding, false);
+                let mut words = scratch(bytes);
+                let mut y = vec![f32::NAN; m * n];
+                let room = aligned(&mut words, bytes);
+                matmul(isa, &Pool::new(2), &shape, &x, &packed.weight(), false, &mut y, room);
+                let error = worst(m, k, &x, &y, |j, p| packed.numbers[p * n + j]);
+                assert!(error < 1e-6, "{encoding} on {isa}, {m} rows: {error:e}");
+            }
+        }
+    }
+}
+
+/// Activations rounded by hand: scale and whole numbers.
+fn rounded(x: &[f32]) -> Vec<f32> {
+    let mut out = Vec::new();
+    for group in x.chunks(32) {
+        let scale = group.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
+        out.extend(group.iter().map(|x| (x / scale).round_ties_even() * scale));
+    }
+    out
+}
+
+#[test]
+fn activations_of_8_bits_give_the_product_of_the_rounded_ones() {
+    let (n, k) = (45, 576);
+    for encoding in [Encoding::Q4_0, Encoding::Q4_1, Encoding::Q8_0] {
+        let packed = Packed::new(encoding, n, k);
+        for &isa in available() {
+            for m in [1, 2, 3, 4, 7, 33] {
+                let x = activations(m * k);
+                let shape = LinearShape { m, n, k, x_row: k };
+                let bytes = eight_bit_scratch_bytes(&shape);
+                let mut words = scratch(bytes);
+                let mut y = vec![f32::NAN; m * n];
+                let room = aligned(&mut words, bytes);
+                eight_bit(isa, &Pool::new(2), &shape, &x, &packed.weight(), &mut y, room);
+                let w = |j: usize, p: usize| packed.numbers[j * k + p];
+                let error = worst(m, k, &rounded(&x), &y, w);
+                assert!(error < 1e-6, "{encoding} on {isa}, {m} rows: {error:e}");
+                // And not far from the exact product.
+                let error = worst(m, k, &x, &y, w);
+                assert!(error < 4e-3, "{encoding} on {isa}, {m} rows: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_that_are_no_numbers_stay_so_and_zeros_are_zeros() {
+    let packed = Packed::new(Encoding::Q8_0, 3, 64);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for &isa in available() {
+            let mut x = vec![0f32; 2 * 64];
+            x[64 + 40] = bad;
+            let shape = LinearShape { m: 2, n: 3, k: 64, x_row: 64 };
+            let bytes = eight_bit_scratch_bytes(&shape);
+            let mut words = scratch(bytes);
+            let mut y = vec![7f32; 6];
+            let room = aligned(&mut words, bytes);
+            eight_bit(isa, &Pool::new(1), &shape, &x, &packed.weight(), &mut y, room);
+            assert_eq!(y[..3], [0.0; 3], "{isa}");
+            assert!(y[3..].iter().all(|y| y.is_nan()), "{isa}: {bad} gives {y:?}");
+        }
+    }
+}
+
+#[test]
+fn scales_are_read_in_every_type() {
+    let encoding = Encoding::Affine { bits: 4, group_size: 32 };
+    let packed = Packed::new(encoding, 4, 64);
+    let half: Vec<f16> = packed.scales.iter().map(|&x| f16::from_f32(x)).collect();
+    let brain: Vec<bf16> = packed.biases.iter().map(|&x| bf16::from_f32(x)).collect();
+    let wide: Vec<f32> = half.iter().map(|x| x.to_f32()).collect();
+    let biases: Vec<f32> = brain.iter().map(|x| x.to_f32()).collect();
+    let mut wanted = vec![0.0; 256];
+    encoding
+        .unpack_affine(&packed.bytes, &wide, Some(&biases), &mut wanted)
+        .expect("they belong together");
+    let (scales, brain) = (Numbers::F16(&half), Numbers::BF16(&brain));
+    let weight = Weight::new(encoding, &packed.bytes, scales, brain, 4);
+    for &isa in available() {
+        let mut got = vec![0f32; 256];
+        dequantize(isa, &Pool::new(1), &weight, &mut got);
+        assert_eq!(got, wanted, "{isa}");
+    }
+}

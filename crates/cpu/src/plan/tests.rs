@@ -1,0 +1,127 @@
+//! What is computed of weights alone, and views under another type.
+
+use super::*;
+use frit_graph::{DType, Executable, Policy, compile};
+use frit_ops::{Activations, Encoding, fast};
+
+fn packed() -> (Params, Value) {
+    // 64 rows of two blocks: d = 2^-4, m = -1/2, nibbles that count up.
+    let row: Vec<u8> = (0..40u8)
+        .map(|i| match i % 20 {
+            1 => 0x2c,
+            3 => 0xb8,
+            0 | 2 => 0,
+            _ => i.wrapping_mul(37),
+        })
+        .collect();
+    let value = Value::new([64, 40], row.repeat(64)).expect("bytes");
+    (Params::from_iter([("w".to_string(), value.clone())]), value)
+}
+
+/// A product of `m` rows with the packed weight, composed and lowered.
+fn lowered(m: usize) -> Graph {
+    Graph::trace(&[Spec::new(DType::F32, [m, 64])], |x| {
+        let w = Tensor::param("w", Spec::new(DType::U8, [64, 40]));
+        let (exact, q) = (Activations::Exact, Encoding::Q4_1);
+        vec![fast::quantized_matmul(&x[0], &w, None, None, q, true, exact)]
+    })
+    .and_then(|g| g.composed()?.optimise())
+    .expect("a graph")
+}
+
+#[test]
+fn a_composed_program_dequantises_its_weight_once_and_drops_what_led_there() {
+    let (params, weight) = packed();
+    let cpu = Cpu::composed();
+    let plan = build(&cpu, &lowered(3), &params).expect("planned");
+    assert_eq!(plan.steps(), 1, "the product alone is left");
+    let known = plan.known();
+    assert_eq!(known.len(), 1, "only the numbers are held: {known:?}");
+    assert_eq!((known[0].dtype(), known[0].spec().numel()), (DType::F32, 64 * 64));
+    let mut wanted = vec![0.0; 64 * 64];
+    Encoding::Q4_1.unpack(weight.bytes(), &mut wanted).expect("whole blocks");
+    assert_eq!(known[0].slice::<f32>().expect("f32"), wanted);
+    // The product needs no more than its output and some panels.
+    assert!(plan.peak_bytes() < 64 << 10, "{}", plan.peak_bytes());
+}
+
+#[test]
+fn programs_of_the_same_weights_share_what_is_computed_of_them() {
+    let (params, _) = packed();
+    let cpu = Cpu::composed();
+    let first = build(&cpu, &lowered(3), &params).expect("planned");
+    let second = build(&cpu, &lowered(50), &params).expect("planned");
+    let id = first.known()[0].id();
+    assert_eq!(second.known()[0].id(), id);
+    // Another weight of the same bytes is another weight, and another backend has its own shelf.
+    let (other, _) = packed();
+    let third = build(&cpu, &lowered(3), &other).expect("planned");
+    assert_ne!(third.known()[0].id(), id);
+    let fourth = build(&Cpu::composed(), &lowered(3), &params).expect("planned");
+    assert_ne!(fourth.known()[0].id(), id);
+    // It lives as long as a program that uses it.
+    drop(first);
+    let again = build(&cpu, &lowered(7), &params).expect("planned");
+    assert_eq!(again.known()[0].id(), id);
+    drop((second, again));
+    let anew = build(&cpu, &lowered(3), &params).expect("planned");
+    assert_ne!(anew.known()[0].id(), id);
+}
+
+#[test]
+fn a_view_of_a_weight_is_no_copy_and_a_result_of_weights_alone_can_be_an_output() {
+    let (params, weight) = packed();
+    let graph = Graph::trace(&[Spec::new(DType::F32, [64])], |x| {
+        let w = Tensor::param("w", Spec::new(DType::U8, [64, 40]));
+        let halves = w.bitcast(DType::F16).swap_axes(0, 1);
+        let sum = halves.slice(0, 0..1).cast(DType::F32);
+        vec![&sum * &x[0], w.bitcast(DType::F16), sum.clone(), w.slice(0, 0..0).cast(DType::F32)]
+    })
+    .expect("a graph");
+    let plan = build(&Cpu::composed(), &graph, &params).expect("planned");
+    assert!(plan.known().iter().any(|v| v.id() == weight.id()), "the view reads the weight");
+    let x = Value::new([64], vec![2.0f32; 64]).expect("a value");
+    let out = plan.run(vec![x]).expect("it runs");
+    assert_eq!(out[0].to_f64(), [0.125; 64]);
+    assert_eq!(out[1].spec(), &Spec::new(DType::F16, [64, 20]));
+    assert_eq!(out[1].bytes(), weight.bytes());
+    assert_eq!(out[2].to_f64(), [0.0625; 64]);
+    assert_eq!(out[3].shape(), [0, 40]);
+}
+
+#[test]
+fn bytes_from_outside_may_stand_anywhere() {
+    // A window at an odd address of somebody else's memory, as a weight and as an input.
+    let memory: Vec<u8> = (0..=64).collect();
+    let memory: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(memory);
+    let odd = (*memory).as_ref().as_ptr().addr() % 2 == 0;
+    let range = odd as usize..odd as usize + 64;
+    let spec = Spec::new(DType::U8, [64]);
+    let value = Value::from_shared(spec.clone(), memory, range).expect("a window");
+    let params = Params::from_iter([("w".to_string(), value.clone())]);
+    let graph = Graph::trace(std::slice::from_ref(&spec), |x| {
+        let w = Tensor::param("w", spec.clone());
+        vec![x[0].bitcast(DType::I32).cast(DType::I64), w.bitcast(DType::U32) + 1.0]
+    })
+    .expect("a graph");
+    let program = compile(&graph, &Cpu::default(), &params, Policy::Deny).expect("compiled");
+    let out = program.run(vec![value.clone()]).expect("it runs");
+    let words: Vec<i64> =
+        value.bytes().as_chunks::<4>().0.iter().map(|&b| i32::from_le_bytes(b).into()).collect();
+    assert_eq!(out[0].to_i64(), words);
+    assert_eq!(out[1].to_i64(), words.iter().map(|w| w + 1).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_very_long_chain_on_weights_neither_overflows_nor_stays() {
+    let params = Params::from_iter([("w".to_string(), Value::scalar(2.0f32))]);
+    let graph = Graph::trace(&[], |_| {
+        let mut t = Tensor::param("w", Spec::new(DType::F32, []));
+        (0..50_000).for_each(|_| t = -&t);
+        vec![t]
+    })
+    .expect("a graph");
+    let plan = build(&Cpu::composed(), &graph, &params).expect("planned");
+    assert_eq!(plan.steps(), 0);
+    assert_eq!(plan.run(Vec::new()).expect("it runs")[0].to_f64(), [2.0]);
+}

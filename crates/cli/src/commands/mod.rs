@@ -10,6 +10,7 @@ pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod forward;
+pub mod inspect;
 mod out;
 mod speech;
 pub mod transcribe;

@@ -13,13 +13,13 @@ use super::out::{row, table};
 use super::{Failure, Out, Verdict, count, plain};
 
 const EXAMPLES: &str = "\
-Reads safetensors (one file, or shards by their index), GGUF and CTranslate2, by file or folder; of a
-folder config.json is read too. Weights are not read, so that large files take no longer. Packed
-weights are told with the shape of the matrix that they encode, and with the bytes they take. Long
-texts and lists are cut short; --json has them whole.
+Reads safetensors (one file, or shards by their index), GGUF and CTranslate2, by file or folder;
+of a folder config.json is read too. Weights are not read, so that large files take no longer.
+Packed weights are told with the shape of the matrix that they encode, and with the bytes they
+take. Long texts and lists are cut short; --json has them whole.
 
 Examples:
-  frit inspect model.gguf                      metadata, tokenizer, every tensor, totals for each type
+  frit inspect model.gguf                      metadata, tokenizer, tensors, totals
   frit inspect models/whisper-tiny.en/         a folder
   frit inspect model.gguf --json | jq .totals  for programs";
 
@@ -161,7 +161,7 @@ fn text(report: &Report) -> String {
     let elements: u128 = report.totals.iter().map(|total| total.elements).sum();
     let tensors = count(report.tensors.len(), "tensor");
     let mut head = vec![
-        row(["file", &line(&report.path.display().to_string())]),
+        row(["file", &plain(&report.path.display().to_string())]),
         row(["format", &report.format]),
         row(["holds", &format!("{tensors}, {} elements, {}", short(elements), size(bytes))]),
     ];

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use frit_cli::commands::{Failure, Out, Verdict, note};
-use frit_cli::commands::{bench, chat, demo, doctor, eval, forward, generate, transcribe};
+use frit_cli::commands::{bench, chat, demo, doctor, eval, forward, generate, inspect, transcribe};
 
 /// Transformer models, written as many small tensor operations, run as few fused kernels.
 #[derive(Parser)]
@@ -44,6 +44,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Run one forward pass of a checkpoint on given inputs
     Forward(forward::ForwardArgs),
+    /// Tell what a checkpoint holds: metadata, tensors, types, sizes
+    Inspect(inspect::InspectArgs),
     /// Tell what this machine has: processor, threads, backends, cache
     Doctor(doctor::DoctorArgs),
 }
@@ -69,6 +71,7 @@ fn run(arguments: &Arguments, out: &mut Out) -> Result<Verdict, Failure> {
         Some(Command::Bench(args)) => bench::run(args, out),
         Some(Command::Eval(args)) => eval::run(args, out),
         Some(Command::Forward(args)) => forward::run(args, out),
+        Some(Command::Inspect(args)) => inspect::run(args, out),
         Some(Command::Doctor(args)) => doctor::run(args, out),
         None => {
             out.text(&Arguments::command().render_help().to_string())?;

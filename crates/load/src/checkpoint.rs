@@ -6,6 +6,7 @@ use frit_ops::Encoding;
 use std::{
     cmp::Reverse,
     collections::BTreeMap,
+    fmt,
     panic::resume_unwind,
     path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
@@ -24,6 +25,17 @@ pub enum Format {
     CTranslate2,
     /// A GGUF file, its tensors under their own names.
     Gguf,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::SafeTensors => "safetensors",
+            Format::ShardedSafeTensors => "safetensors, sharded",
+            Format::CTranslate2 => "CTranslate2",
+            Format::Gguf => "GGUF",
+        })
+    }
 }
 
 /// Weights by their Hugging Face names (those of the file, for GGUF), with the configuration of the

@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod eval;
 pub mod forward;
 pub mod generate;
+pub mod inspect;
 mod language;
 mod out;
 mod speech;

@@ -3,5 +3,6 @@
 mod common;
 mod doctor;
 mod eval;
+mod inspect;
 mod models;
 mod usage;

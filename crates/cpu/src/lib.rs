@@ -3,8 +3,8 @@
 //! A program is a list of steps over one planned block of memory. To read: [`Cpu`] (what the
 //! backend has), `plan/` (graph to steps, views, places in memory), `prim/` (the primitives),
 //! `fused/` (the catalogue's kernels, thin: they unpack operands), `kernels/` and `gemm/` (what
-//! they call), `simd/` (vectors chosen at run time), [`Pool`] (threads). A kernel for a Block of
-//! your own: [`CpuKernel`].
+//! they call), `quant/` (packed weights), `simd/` (vectors chosen at run time), [`Pool`] (threads).
+//! A kernel for a Block of your own: [`CpuKernel`].
 //!
 //! Results are the same bits on any number of threads: work is cut by shapes, never by threads.
 

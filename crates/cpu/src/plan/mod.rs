@@ -38,8 +38,8 @@ pub(crate) enum Place {
     Input { index: usize, taken: bool },
     /// A weight or constant.
     Known(Box<Known>),
-    /// Of weights alone, by the step of this number among [`Builder::early`].
-    Early(usize),
+    /// Of weights alone: computed before the program is there.
+    Early,
     /// In the block of memory, from this byte.
     Block(usize),
     /// The program's output, allocated when it runs.
@@ -160,10 +160,9 @@ impl Builder<'_> {
                 }
             }
             Op::Prim(Prim::Bitcast) => {
-                if let Some(x) = operand(0).filter(|x| self.is_aligned(x, spec)) {
-                    if let Some(view) = x.bitcast(spec) {
-                        return Ok(view);
-                    }
+                let aligned = operand(0).filter(|x| self.is_aligned(x, spec));
+                if let Some(view) = aligned.and_then(|x| x.bitcast(spec)) {
+                    return Ok(view);
                 }
             }
             Op::Prim(Prim::Reshape) => {
@@ -251,7 +250,7 @@ impl Builder<'_> {
         let step = Step { kernel, inputs, out, out_spec, scratch };
         if let Some(from) = from.filter(|f| f.iter().any(Option::is_some)) {
             self.recipes.insert(out, self.cpu.shelf().recipes.find(what, spec, from));
-            self.buffers[out].place = Place::Early(self.early.len());
+            self.buffers[out].place = Place::Early;
             self.early.push(step);
             return Ok(Layout::dense(out, spec));
         }
@@ -266,7 +265,7 @@ impl Builder<'_> {
             && layout.dtype() == self.buffers[layout.buffer].spec.dtype
             && layout.spec.numel() == self.buffers[layout.buffer].spec.numel();
         match self.buffers[layout.buffer].place {
-            Place::Known(_) | Place::Early(_) | Place::Input { .. } if whole => {
+            Place::Known(_) | Place::Early | Place::Input { .. } if whole => {
                 return Ok(Exit::Same(layout.buffer));
             }
             Place::Nowhere if whole => {
@@ -385,7 +384,7 @@ impl Builder<'_> {
             match buffer.place {
                 Place::Known(_) if readers == 0 => buffer.place = Place::Nowhere,
                 // Nothing to compute, or nobody to read it.
-                Place::Early(_) => buffer.place = Place::Nowhere,
+                Place::Early => buffer.place = Place::Nowhere,
                 _ => {}
             }
         }

@@ -126,7 +126,7 @@ impl Executable for Plan {
                     Some((_, v)) => writable(v)?,
                     None => Span::NONE,
                 },
-                Place::Early(_) | Place::Nowhere => Span::NONE,
+                Place::Early | Place::Nowhere => Span::NONE,
             });
         }
         for step in &self.steps {

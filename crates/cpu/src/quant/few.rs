@@ -1,7 +1,7 @@
 //! Products of few rows: the packed bytes are read once, rows of the weight are shared out.
 
 use super::Weight;
-use super::format::{Format, VECTORS, group, with_format};
+use super::format::{Format, group, with_format};
 use crate::Pool;
 use crate::gemm::{LinearShape, Raw, lines, on, share, take};
 use crate::simd::{Element, Isa, Simd, WithSimd};
@@ -164,17 +164,23 @@ impl<F: Format> Dots<F> {
                 // SAFETY: the group exists in the row and in x.
                 unsafe {
                     let (scale, offset) = format.scale(s, first + j, g);
-                    let mut q = [s.zero(); VECTORS];
-                    let vectors = F::GROUP / S::LANES;
-                    for (v, q) in q.iter_mut().enumerate().take(vectors) {
-                        *q = format.whole(s, first + j, g, v);
-                    }
+                    // One, two or four vectors, spelt out: a loop over them is not always unrolled.
+                    let vectors = const { F::GROUP / S::LANES };
+                    let row = first + j;
+                    let a = format.whole(s, row, g, 0);
+                    let b = if vectors > 1 { format.whole(s, row, g, 1) } else { a };
+                    let c = if vectors > 2 { format.whole(s, row, g, 2) } else { a };
+                    let d = if vectors > 2 { format.whole(s, row, g, 3) } else { a };
                     let scale = s.splat(scale);
                     for i in 0..M {
                         let x = x.add(i * k + g * F::GROUP);
-                        let mut dot = s.mul(q[0], s.load(x));
-                        for (v, &q) in q.iter().enumerate().take(vectors).skip(1) {
-                            dot = s.fma(q, s.load(x.add(v * S::LANES)), dot);
+                        let mut dot = s.mul(a, s.load(x));
+                        if vectors > 1 {
+                            dot = s.fma(b, s.load(x.add(S::LANES)), dot);
+                        }
+                        if vectors > 2 {
+                            dot = s.fma(c, s.load(x.add(2 * S::LANES)), dot);
+                            dot = s.fma(d, s.load(x.add(3 * S::LANES)), dot);
                         }
                         acc[i] = s.fma(scale, dot, acc[i]);
                         if F::OFFSET {

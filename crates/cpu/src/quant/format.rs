@@ -5,15 +5,12 @@ use crate::simd::Simd;
 use frit_ops::Encoding;
 use half::{bf16, f16};
 
-/// The most vectors that a group fills.
-pub(super) const VECTORS: usize = 4;
-
 /// A packed matrix of one encoding: `w = scale q + offset` in each group.
 ///
 /// # Safety
 /// Of the methods: row and group exist, and so does vector `v` of the group.
 pub(super) trait Format: Copy + Send + Sync {
-    /// Numbers of a group, whole vectors of every instruction set.
+    /// Numbers of a group, 16 or 32: one, two or four vectors.
     const GROUP: usize;
     /// Whether offsets may be other than 0.
     const OFFSET: bool;

@@ -6,11 +6,11 @@
 use frit_cli::assets::{self, SMOLLM2_135M_INSTRUCT};
 use frit_conformance::compare;
 use frit_cpu::{Cpu, Pool};
-use frit_graph::{Backend, Policy};
+use frit_graph::{Backend, DType, Policy};
 use frit_load::{Checkpoint, safetensors};
 use frit_models::{
     fast_kernels,
-    generate::{CausalLm, Finish, GenerateOptions, Generated, TextGenerator},
+    generate::{Finish, GenerateOptions, Generated, TextGenerator},
     llama::{Llama, LoadOptions},
     packed_linear,
     tokenizer::Tokenizer,
@@ -105,7 +105,8 @@ fn greedy_tokens_and_first_logits_are_those_of_the_dequantised_weights() {
 #[test]
 fn with_activations_of_8_bits_tokens_are_llama_cpps_wherever_it_is_sure() {
     let golden = golden();
-    let mut eight = options(true);
+    // llama.cpp keeps keys and values in f16.
+    let mut eight = LoadOptions { cache: DType::F16, ..options(true) };
     eight.rules.insert(0, packed_linear(Activations::EightBit));
     let mut generator = generator(model(true, eight));
     for want in greedy(&golden, "eight_bit") {

@@ -3,6 +3,7 @@
 use crate::catalogue::{Operand, normal, packed};
 use crate::dequantize::{EACH, unpacked};
 use crate::{Array, Case, Encoding, Entry, Options, check, fast::dequantize};
+use half::f16;
 use frit_graph::{Block, DType, ShapeError, Spec, Tensor, operands};
 
 /// What happens to the activations before the product.
@@ -11,8 +12,8 @@ pub enum Activations {
     /// Nothing.
     #[default]
     Exact,
-    /// Rounded to 8 bits, so that products are of integers: each 32 of a row become
-    /// `scale * whole`, with `scale = max |x| / 127` and `whole` from -127 to 127.
+    /// Rounded to 8 bits as GGML does, so that products are of integers: each 32 of a row become
+    /// `f16(scale) * whole`, with `scale = max |x| / 127` and `whole = round(x / scale)`.
     EightBit,
 }
 
@@ -36,7 +37,8 @@ const LEAST: f64 = f32::MIN_POSITIVE as f64;
 /// # Numerics
 /// Products and sums in f32; rounded once. With [`Activations::EightBit`] an activation is wrong by
 /// up to 1/254 of the largest among its 32, so that y is off by up to that times the sum of `|w|`:
-/// for normal numbers about 0.6% of the size of y.
+/// for normal numbers about 0.6% of the size of y. Above 8.3 million the scale is no f16 any more,
+/// and y no number.
 ///
 /// # Example
 /// ```
@@ -124,7 +126,8 @@ impl Block for QuantizedMatmul {
             let groups = x.reshape(&[rows, k / SHARED, SHARED]);
             let scale = groups.abs().max(&[-1]) / 127.0;
             let scale = scale.maximum(&Tensor::scalar(DType::F32, LEAST));
-            x = ((&groups / &scale).round() * scale).reshape(&[rows, k]);
+            let whole = (&groups / &scale).round();
+            x = (whole * scale.cast(DType::F16).cast(DType::F32)).reshape(&[rows, k]);
         }
         let (scales, biases) = (i.scales.as_ref(), i.biases.as_ref());
         let mut w = dequantize(&i.packed, scales, biases, self.encoding, DType::F32);
@@ -142,7 +145,8 @@ fn rounded(x: &[f64]) -> Vec<f64> {
         let largest = group.iter().fold(0f32, |m, &x| m.max((x as f32).abs()));
         let scale = (largest / 127.0).max(LEAST as f32);
         let whole = |&x: &f64| f64::from((x as f32 / scale).round_ties_even());
-        out.extend(group.iter().map(|x| whole(x) * f64::from(scale)));
+        let kept = f16::from_f32(scale).to_f64();
+        out.extend(group.iter().map(|x| whole(x) * kept));
     }
     out
 }

@@ -137,7 +137,8 @@ fn dots(isa: Isa, weight: &Weight<'_>, part: Part) {
     }
 }
 
-/// Rounds a row: `x = scale * whole` in each group, with `sums = scale * sum(whole)`.
+/// Rounds a row: `x = scale * whole` in each group, with `sums = scale * sum(whole)`; the scale is an
+/// f16 that is kept as f32.
 struct Round<T> {
     x: *const T,
     whole: *mut i8,
@@ -174,7 +175,7 @@ impl<T: Element> WithSimd for Round<T> {
                     s.store(p, q);
                 }
             }
-            let scale = scale + s.reduce_sum(nothing);
+            let scale = f16::from_f32(scale).to_f32() + s.reduce_sum(nothing);
             // SAFETY: a scale and a sum for every group, and room for its bytes.
             unsafe {
                 for (i, &q) in wide.iter().enumerate() {

@@ -150,7 +150,8 @@ fn rounded(x: &[f32]) -> Vec<f32> {
     let mut out = Vec::new();
     for group in x.chunks(32) {
         let scale = group.iter().fold(0f32, |m, x| m.max(x.abs())) / 127.0;
-        out.extend(group.iter().map(|x| (x / scale).round_ties_even() * scale));
+        let kept = f16::from_f32(scale).to_f32();
+        out.extend(group.iter().map(|x| (x / scale).round_ties_even() * kept));
     }
     out
 }

@@ -102,21 +102,30 @@ fn greedy_tokens_and_first_logits_are_those_of_the_dequantised_weights() {
     }
 }
 
+/// llama.cpp also rounds queries and the weights of attention to f16, and roundings to 8 bits that
+/// flip by it move the logits: where it parts from us, its first two logits are this near.
+const UNSURE: f64 = 0.25;
+
 #[test]
 fn with_activations_of_8_bits_tokens_are_llama_cpps_wherever_it_is_sure() {
     let golden = golden();
-    // llama.cpp keeps keys and values in f16.
-    let mut eight = LoadOptions { cache: DType::F16, ..options(true) };
-    eight.rules.insert(0, packed_linear(Activations::EightBit));
-    let mut generator = generator(model(true, eight));
-    for want in greedy(&golden, "eight_bit") {
-        let got = run(&mut generator, &want.prompt_ids, 64);
-        let parted = got.ids.iter().zip(&want.ids).position(|(a, b)| a != b);
-        println!("{:?}: equal up to {parted:?}", want.prompt);
-        if let Some(step) = parted {
-            let margin = want.margins[step];
-            assert!(margin <= 0.2, "{:?}: step {step} has margin {margin}", want.prompt);
+    for cache in [DType::F32, DType::F16] {
+        let mut eight = LoadOptions { cache, ..options(true) };
+        eight.rules.insert(0, packed_linear(Activations::EightBit));
+        let mut generator = generator(model(true, eight));
+        let mut equal = 0;
+        for want in greedy(&golden, "eight_bit") {
+            let got = run(&mut generator, &want.prompt_ids, 64);
+            let parted = got.ids.iter().zip(&want.ids).position(|(a, b)| a != b);
+            println!("{cache}, {:?}: equal up to {parted:?}", want.prompt);
+            equal += parted.unwrap_or(64);
+            if let Some(step) = parted {
+                let margin = want.margins[step];
+                assert!(margin <= UNSURE, "{:?}: step {step} has margin {margin}", want.prompt);
+            }
         }
+        // Exact activations agree for 5 + 64 + 0 tokens.
+        assert!(equal >= 160, "{cache}: {equal} of 192 tokens");
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::catalogue::{Operand, normal, packed};
 use crate::dequantize::{EACH, unpacked};
 use crate::{Array, Case, Encoding, Entry, Options, check, fast::dequantize};
-use half::f16;
+use frit_graph::reference::round_f16;
 use frit_graph::{Block, DType, ShapeError, Spec, Tensor, operands};
 
 /// What happens to the activations before the product.
@@ -145,7 +145,7 @@ fn rounded(x: &[f64]) -> Vec<f64> {
         let largest = group.iter().fold(0f32, |m, &x| m.max((x as f32).abs()));
         let scale = (largest / 127.0).max(LEAST as f32);
         let whole = |&x: &f64| f64::from((x as f32 / scale).round_ties_even());
-        let kept = f16::from_f32(scale).to_f64();
+        let kept = round_f16(f64::from(scale)).to_f64();
         out.extend(group.iter().map(|x| whole(x) * kept));
     }
     out

@@ -6,6 +6,7 @@ use crate::Pool;
 use crate::gemm::{LinearShape, Raw, lines, on, share, take};
 use crate::simd::{Element, Isa, Simd, WithSimd};
 use frit_ops::Encoding;
+use half::f16;
 
 /// Numbers with one scale, of weights and activations alike.
 const GROUP: usize = 32;

@@ -167,6 +167,9 @@ pub enum GenerateError {
     /// Text could not be turned into tokens, or back.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// Text for a model without a tokenizer.
+    #[error("this model has no tokenizer: it takes token ids alone")]
+    NoTokenizer,
     /// An option that makes no sense.
     #[error("{0}")]
     Options(String),
@@ -200,15 +203,16 @@ pub enum GenerateError {
 /// A language model with its tokenizer.
 pub struct TextGenerator<M> {
     model: M,
-    tokenizer: Tokenizer,
+    tokenizer: Option<Tokenizer>,
     /// What the model's only row has read.
     read: Vec<u32>,
 }
 
 impl<M: CausalLm> TextGenerator<M> {
-    /// A generator of a model and the tokenizer that belongs to it.
-    pub fn new(model: M, tokenizer: Tokenizer) -> TextGenerator<M> {
-        TextGenerator { model, tokenizer, read: Vec::new() }
+    /// A generator of a model and the tokenizer that belongs to it. Without one it takes and gives
+    /// tokens alone, and knows no end of a text.
+    pub fn new(model: M, tokenizer: impl Into<Option<Tokenizer>>) -> TextGenerator<M> {
+        TextGenerator { model, tokenizer: tokenizer.into(), read: Vec::new() }
     }
 
     /// The model.
@@ -217,16 +221,17 @@ impl<M: CausalLm> TextGenerator<M> {
     }
 
     /// The tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
     }
 
     /// The tokens of a prompt, with those that the model wants before every text.
     ///
     /// # Errors
-    /// What the tokenizer says.
+    /// What the tokenizer says; that there is none.
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>, GenerateError> {
-        Ok(self.tokenizer.encode(prompt, true)?)
+        let tokenizer = self.tokenizer.as_ref().ok_or(GenerateError::NoTokenizer)?;
+        Ok(tokenizer.encode(prompt, true)?)
     }
 
     /// Reads a prompt and gives an iterator over the new tokens.
@@ -265,7 +270,7 @@ impl<M: CausalLm> TextGenerator<M> {
         };
         let limit = self.limit(prompt.len(), options.max_tokens);
         let TextGenerator { model, tokenizer, read } = self;
-        let row = Row::new(tokenizer, prompt, options);
+        let row = Row::new(tokenizer.as_ref(), prompt, options);
         Ok(Stream { model, read, row, limit, logits: Some(logits), stats })
     }
 
@@ -325,7 +330,7 @@ impl<M: CausalLm> TextGenerator<M> {
         let mut logits = self.model.prefill(prompts, room)?;
         let prefill = started.elapsed();
         let mut rows: Vec<Row<'_>> =
-            prompts.iter().map(|p| Row::new(&self.tokenizer, p, options)).collect();
+            prompts.iter().map(|p| Row::new(self.tokenizer.as_ref(), p, options)).collect();
         // Rows are padded to the longest, so it is the first to be full.
         let limit = self.limit(longest, options.max_tokens);
         let mut stats = Stats { prefill, ..Stats::default() };
@@ -391,19 +396,19 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn new(tokenizer: &'a Tokenizer, prompt: &[u32], options: &GenerateOptions) -> Row<'a> {
+    fn new(tokenizer: Option<&'a Tokenizer>, prompt: &[u32], options: &GenerateOptions) -> Row<'a> {
         let ends = match options.ignore_end {
             true => Vec::new(),
-            false => [tokenizer.eos(), &options.stop_tokens].concat(),
+            false => [tokenizer.map_or(&[][..], Tokenizer::eos), &options.stop_tokens].concat(),
         };
-        let mut stream = tokenizer.stream();
+        let mut stream = tokenizer.map(Tokenizer::stream);
         // The text continues the prompt: what a first token would lose is not lost.
-        if let Some(&last) = prompt.last() {
+        if let (Some(stream), Some(&last)) = (&mut stream, prompt.last()) {
             stream.push(last);
         }
         Row {
             sampler: Sampler::new(options.sampling.clone()),
-            stream: Some(stream),
+            stream,
             stop: StopText::new(&options.stop),
             ends,
             text: prompt.to_vec(),

@@ -54,7 +54,8 @@ pub struct ChatArgs {
 pub fn run(args: &ChatArgs, out: &mut Out) -> Result<Verdict, Failure> {
     let options = args.choosing.options()?;
     let mut language = Language::open(args.model.as_deref(), &args.running)?;
-    let template = language.generator.tokenizer().chat_template().ok_or_else(|| {
+    let tokenizer = language.generator.tokenizer();
+    let template = tokenizer.and_then(|t| t.chat_template()).ok_or_else(|| {
         Failure::Input("this model has no chat template; `frit generate` takes plain text".into())
     })?;
     let template = ChatTemplate::new(template)?;

@@ -65,8 +65,9 @@ pub fn run(args: &GenerateArgs, out: &mut Out) -> Result<Verdict, Failure> {
         ([], None) => return Err(Failure::Usage("there is no prompt".into())),
         _ => return Err(Failure::Usage("--ids is a prompt, and so is the last argument".into())),
     };
-    let options = args.choosing.options()?;
+    let mut options = args.choosing.options()?;
     let mut language = Language::open(model.as_deref(), &args.running)?;
+    options.stop_tokens.clone_from(&language.ends);
     let generator = &mut language.generator;
     let ids = match (prompt, &args.ids) {
         (Some(prompt), _) => generator.encode(prompt).map_err(Language::failure)?,

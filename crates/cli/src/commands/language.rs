@@ -118,6 +118,8 @@ pub(super) struct Running {
 /// A model that generates.
 pub(super) struct Language {
     pub(super) generator: TextGenerator<Llama>,
+    /// Tokens that end a text, where no tokenizer tells them.
+    pub(super) ends: Vec<u32>,
     threads: usize,
     running: Running,
 }
@@ -134,7 +136,11 @@ impl Language {
         };
         let pool = running.machine.threads.pool();
         let checkpoint = frit::load::open(&path)?;
-        let tokenizer = Tokenizer::of(&checkpoint)?;
+        // A folder without one still goes on from token ids.
+        let folder = if path.is_dir() { &*path } else { path.parent().unwrap_or(&path) };
+        let bare = checkpoint.vocabulary.is_none() && !folder.join("tokenizer.json").exists();
+        let tokenizer = if bare { None } else { Some(Tokenizer::of(&checkpoint)?) };
+        let ends = if bare { ends(&checkpoint.config) } else { Vec::new() };
         let options = LoadOptions {
             rules: match running.activations {
                 ActivationsName::Exact => running.machine.rules(),
@@ -152,7 +158,7 @@ impl Language {
         };
         let model = Llama::from_checkpoint(&checkpoint, running.machine.backend(&pool), options)?;
         let generator = TextGenerator::new(model, tokenizer);
-        Ok(Language { generator, threads: pool.threads(), running: running.clone() })
+        Ok(Language { generator, ends, threads: pool.threads(), running: running.clone() })
     }
 
     /// A failure that names the model.
@@ -215,6 +221,15 @@ fn rates(s: &Stats, new: usize, finish: Finish) -> String {
         s.decode.as_secs_f64() * 1e3,
         s.decode_rate(),
     )
+}
+
+/// `eos_token_id` of a configuration: a number or a list of them.
+fn ends(config: &serde_json::Value) -> Vec<u32> {
+    let id = |v: &serde_json::Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+    match &config["eos_token_id"] {
+        serde_json::Value::Array(list) => list.iter().filter_map(id).collect(),
+        one => id(one).into_iter().collect(),
+    }
 }
 
 /// A path, if the text is one that exists.

@@ -3,6 +3,7 @@
 mod common;
 mod doctor;
 mod eval;
+mod generate;
 mod inspect;
 mod models;
 mod usage;

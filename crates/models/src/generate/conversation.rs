@@ -102,7 +102,7 @@ impl Conversation {
         &self,
         generator: &TextGenerator<M>,
     ) -> Result<Vec<u32>, ConversationError> {
-        let tokenizer = generator.tokenizer();
+        let tokenizer = generator.tokenizer().ok_or(GenerateError::NoTokenizer)?;
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
         let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos().first().copied()));
         let text = self.template.render(&self.messages, true, bos.as_deref(), eos.as_deref())?;

@@ -51,6 +51,16 @@ catalogue! {
     cache_append::CacheAppend { CacheAppendInputs } fast { cache_append };
 }
 
+/// Every rule that finds an operation in a graph of primitives, for [`frit_graph::recognise`]:
+/// where two formulas end in the same node, the larger one comes first.
+pub fn recognisers() -> Vec<frit_graph::Rule> {
+    let larger = ["scaled_dot_product_attention", "linear", "layer_norm", "rope", "swiglu"];
+    let place = |l: &&Line| larger.iter().position(|n| *n == l.name).unwrap_or(larger.len());
+    let mut lines: Vec<&Line> = CATALOGUE.iter().collect();
+    lines.sort_by_key(place);
+    lines.into_iter().flat_map(|l| (l.recognise)()).collect()
+}
+
 /// The operation of this name; `sdpa` is short for `scaled_dot_product_attention`.
 pub fn find(name: &str) -> Option<&'static Line> {
     let name = if name == "sdpa" { "scaled_dot_product_attention" } else { name };

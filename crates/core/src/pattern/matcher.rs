@@ -1,0 +1,629 @@
+//! Finding a pattern at a node: depth first over the ways that alternatives and orders leave open.
+//!
+//! Every operand carries a *frame*: which axis of the root each of its axes is. Broadcasts keep it,
+//! axes of extent 1 may come and go, and what is captured twice must be seen in one frame.
+
+use super::{
+    Axis, Kind, Pattern,
+    known::{before_widening, exactness, number_of, same_value, slack, tidy, widens},
+    mirrored,
+};
+use crate::{Binary, Prim, Reduce, Site, Tensor, Unary};
+use std::rc::Rc;
+
+/// A pattern leaves few ways open; one that leaves more is given up.
+const STEPS: usize = 50_000;
+
+type Frame = Rc<[Option<usize>]>;
+
+/// What a name stands for.
+#[derive(Clone, Debug)]
+enum Captured {
+    Tensor(Tensor, Frame),
+    Number(f64),
+    Axis(usize),
+}
+
+#[derive(Clone)]
+enum Want {
+    One(Pattern),
+    Product(Vec<Pattern>),
+    Sum(Vec<Pattern>),
+}
+
+struct Goal {
+    want: Want,
+    tensor: Tensor,
+    frame: Frame,
+    next: Goals,
+}
+
+type Goals = Option<Rc<Goal>>;
+
+#[derive(Clone, Default)]
+struct State {
+    captured: Vec<(&'static str, Captured)>,
+    interior: Vec<Tensor>,
+    done: usize,
+}
+
+/// A pattern found: what its names stand for.
+#[derive(Clone, Debug)]
+pub struct Match {
+    root: Tensor,
+    spelling: &'static str,
+    captured: Vec<(&'static str, Captured)>,
+}
+
+/// How an attempt ended.
+pub(crate) enum Attempt {
+    No,
+    Near(String),
+    Found(Match),
+}
+
+impl Match {
+    fn captured(&self, name: &str) -> Option<&Captured> {
+        self.captured.iter().find(|c| c.0 == name).map(|c| &c.1)
+    }
+
+    /// The node that was found.
+    pub fn root(&self) -> &Tensor {
+        &self.root
+    }
+
+    /// The name of the spelling.
+    pub fn spelling(&self) -> &'static str {
+        self.spelling
+    }
+
+    /// The tensor of this name, if the spelling has it.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        match self.captured(name)? {
+            Captured::Tensor(t, _) => Some(t),
+            _ => None,
+        }
+    }
+
+    /// The tensor of this name in the type of the root, as long as that loses nothing: the operand
+    /// that decides the type of the result.
+    ///
+    /// # Errors
+    /// Where the spelling has no such name.
+    pub fn main(&self, name: &str) -> Result<Tensor, String> {
+        let t = self.tensor(name).ok_or_else(|| format!("`{name}` is not in the spelling"))?;
+        // Under a cast the root's type is another one: then another node is the root.
+        let cast = matches!(self.root.prim(), Some(Prim::Cast));
+        match !cast && widens(t.dtype(), self.root.dtype()) {
+            true => Ok(t.cast(self.root.dtype())),
+            false => Ok(t.clone()),
+        }
+    }
+
+    /// The vector of this name with one axis, if the spelling has it.
+    pub fn vector(&self, name: &str) -> Option<Tensor> {
+        let t = self.tensor(name)?;
+        Some(t.reshape(&[t.spec().numel()]))
+    }
+
+    /// The number of this name, if the spelling has it.
+    pub fn number(&self, name: &str) -> Option<f64> {
+        match self.captured(name)? {
+            Captured::Number(n) => Some(*n),
+            _ => None,
+        }
+    }
+
+    /// The axis of the root of this name, if the spelling has it.
+    pub fn axis(&self, name: &str) -> Option<usize> {
+        match self.captured(name)? {
+            Captured::Axis(a) => Some(*a),
+            _ => None,
+        }
+    }
+}
+
+/// Looks for the patterns at the node of a site; the first that is found wins.
+pub(crate) fn attempt(site: Site<'_>, patterns: &[(&'static str, Pattern)]) -> Attempt {
+    let root = site.node();
+    let mut inner = root;
+    while let (Some(Prim::Cast), Some(from)) = (inner.prim(), inner.input(0)) {
+        inner = from;
+    }
+    if matches!(inner.prim(), Some(Prim::Broadcast | Prim::Reshape)) {
+        return Attempt::No;
+    }
+    let mut nearest: Option<(usize, String)> = None;
+    for (spelling, pattern) in patterns {
+        let mut search = Search { root, steps: 0, nearest: None };
+        let frame: Frame = (0..root.rank()).map(Some).collect();
+        let goal = Goal {
+            want: Want::One(pattern.clone()),
+            tensor: root.clone(),
+            frame,
+            next: None,
+        };
+        match search.run(Some(Rc::new(goal)), State::default()) {
+            Some(state) => match leaks(site, &state.interior) {
+                None => {
+                    let captured = state.captured;
+                    return Attempt::Found(Match { root: root.clone(), spelling, captured });
+                }
+                Some(why) => nearest = Some((usize::MAX, why)),
+            },
+            None => {
+                let wanted = (pattern.operations() * 3).div_ceil(5).max(3);
+                if let Some(near) = search.nearest.filter(|n| n.0 >= wanted)
+                    && nearest.as_ref().is_none_or(|n| n.0 < near.0)
+                {
+                    nearest = Some(near);
+                }
+            }
+        }
+    }
+    nearest.map_or(Attempt::No, |n| Attempt::Near(n.1))
+}
+
+/// Why what lies inside a match is needed outside of it, if it is.
+pub(crate) fn leaks(site: Site<'_>, interior: &[Tensor]) -> Option<String> {
+    let mut inside: Vec<&Tensor> = Vec::new();
+    for t in interior {
+        if !inside.iter().any(|i| i.is(t)) {
+            inside.push(t);
+        }
+    }
+    let root = site.node();
+    for t in inside.iter().filter(|t| !t.is(root)) {
+        if site.is_output(t) {
+            return Some(format!("the {} inside ({}) is an output of the graph", t.name(), t.at()));
+        }
+        let users = inside.iter().copied().chain((!inside.iter().any(|i| i.is(root))).then_some(root));
+        let edges: usize =
+            users.map(|u| u.inputs().iter().flatten().filter(|i| i.is(t)).count()).sum();
+        if site.uses(t) > edges {
+            return Some(format!("the {} inside ({}) is used elsewhere too", t.name(), t.at()));
+        }
+    }
+    None
+}
+
+struct Search<'a> {
+    root: &'a Tensor,
+    steps: usize,
+    nearest: Option<(usize, String)>,
+}
+
+impl Search<'_> {
+    fn miss(&mut self, state: &State, why: impl FnOnce() -> String) -> Option<State> {
+        if self.nearest.as_ref().is_none_or(|n| n.0 < state.done) {
+            self.nearest = Some((state.done, why()));
+        }
+        None
+    }
+
+    fn run(&mut self, goals: Goals, mut state: State) -> Option<State> {
+        let Some(goal) = goals else { return Some(state) };
+        self.steps += 1;
+        if self.steps > STEPS {
+            return None;
+        }
+        let (t, frame, next) = (&goal.tensor, &goal.frame, &goal.next);
+        let pattern = match &goal.want {
+            Want::One(p) => p.clone(),
+            Want::Product(items) => return self.product(items, t, frame, next, state),
+            Want::Sum(items) => return self.sum(items, t, frame, next, state),
+        };
+        match &*pattern.0 {
+            Kind::Product(items) => self.product(items, t, frame, next, state),
+            Kind::Sum(items) => self.sum(items, t, frame, next, state),
+            Kind::OneOf(all) => all
+                .iter()
+                .find_map(|p| self.run(push(one(p), t, frame, next), state.clone())),
+            Kind::Named(name, p) => {
+                self.bind(name, Captured::Tensor(t.clone(), frame.clone()), &mut state)?;
+                self.run(push(one(p), t, frame, next), state)
+            }
+            Kind::Where(p, why, check) => match check(t) {
+                true => self.run(push(one(p), t, frame, next), state),
+                false => self.miss(&state, || why.to_string()),
+            },
+            Kind::Any(name) => {
+                let base = before_widening(t).clone();
+                self.bind(name, Captured::Tensor(base, frame.clone()), &mut state)?;
+                self.run(next.clone(), state)
+            }
+            Kind::Vector(name) => {
+                let (v, frame) = self.vector(name, t, frame, &state)?;
+                self.bind(name, Captured::Tensor(v, frame), &mut state)?;
+                self.run(next.clone(), state)
+            }
+            Kind::Number(name) => {
+                let n = number_of(t)?;
+                self.bind(name, Captured::Number(tidy(n, t.dtype())), &mut state)?;
+                self.run(next.clone(), state)
+            }
+            Kind::Near(wanted) => {
+                let n = number_of(t)?;
+                let near = n == *wanted || (n - wanted).abs() <= slack(t.dtype()) * wanted.abs();
+                match near {
+                    true => self.run(next.clone(), state),
+                    false => self.miss(&state, || format!("a constant is {n}, not {wanted}")),
+                }
+            }
+            _ => self.operation(&pattern, t, frame, next, state),
+        }
+    }
+
+    /// A name that is bound already must be bound to the same.
+    fn bind(&mut self, name: &'static str, new: Captured, state: &mut State) -> Option<()> {
+        let Some((_, old)) = state.captured.iter().find(|c| c.0 == name) else {
+            state.captured.push((name, new));
+            return Some(());
+        };
+        let why = match (old, &new) {
+            (Captured::Tensor(a, f), Captured::Tensor(b, g)) => {
+                if !same_value(a, b) {
+                    format!("`{name}` stands for two tensors, {a:?} and {b:?}")
+                } else if !agree(f, g, a.shape()) {
+                    format!("`{name}` is turned against itself: its axes are exchanged")
+                } else {
+                    return Some(());
+                }
+            }
+            (Captured::Number(a), Captured::Number(b)) if a == b => return Some(()),
+            (Captured::Axis(a), Captured::Axis(b)) if a == b => return Some(()),
+            (Captured::Axis(a), Captured::Axis(b)) => {
+                format!("one reduction is over axis {a}, another over axis {b}")
+            }
+            _ => format!("`{name}` stands for two things"),
+        };
+        self.miss(state, || why);
+        None
+    }
+
+    fn vector(
+        &mut self,
+        name: &str,
+        t: &Tensor,
+        frame: &Frame,
+        state: &State,
+    ) -> Option<(Tensor, Frame)> {
+        let (mut t, mut frame) = (t.clone(), frame.clone());
+        while let Some((inner, f)) = self.through(&t, &frame) {
+            let wider = matches!(t.prim(), Some(Prim::Cast)) && !widens(inner.dtype(), t.dtype());
+            if wider {
+                break;
+            }
+            (t, frame) = (inner, f);
+        }
+        let last = self.root.rank().checked_sub(1)?;
+        let extent = self.root.shape()[last];
+        let along = t.shape().iter().zip(frame.iter()).all(|(&d, f)| d == 1 || *f == Some(last));
+        if !along || t.spec().numel() != extent {
+            self.miss(state, || {
+                format!("`{name}` is {}, not a vector along the last axis", t.spec())
+            });
+            return None;
+        }
+        Some((t, frame))
+    }
+
+    /// What a node only passes on: the operand of a broadcast, of a cast between floats that
+    /// keeps what the root keeps, of a reshape that moves axes of extent 1.
+    fn through(&self, t: &Tensor, frame: &Frame) -> Option<(Tensor, Frame)> {
+        let x = t.input(0)?;
+        match t.prim()? {
+            Prim::Cast => {
+                let (to, from) = (exactness(t.dtype())?, exactness(x.dtype())?);
+                // Between wide types nothing is lost; a narrow one in a wide graph is meant.
+                let enough = to >= exactness(self.root.dtype())? || to >= from;
+                enough.then(|| (x.clone(), frame.clone()))
+            }
+            Prim::Broadcast => Some((x.clone(), frame.clone())),
+            Prim::Reshape => {
+                let long = |s: &[usize]| -> Vec<usize> {
+                    (0..s.len()).filter(|&i| s[i] != 1).collect()
+                };
+                let (from, to) = (long(x.shape()), long(t.shape()));
+                let same = from.len() == to.len()
+                    && from.iter().zip(&to).all(|(&a, &b)| x.shape()[a] == t.shape()[b]);
+                same.then(|| {
+                    let mut new = vec![None; x.rank()];
+                    from.iter().zip(&to).for_each(|(&a, &b)| new[a] = frame[b]);
+                    (x.clone(), new.into())
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// Goes on below a node that only passes on, if it is one.
+    fn below(
+        &mut self,
+        want: Want,
+        t: &Tensor,
+        frame: &Frame,
+        next: &Goals,
+        mut state: State,
+    ) -> Option<State> {
+        let (inner, frame) = self.through(t, frame)?;
+        state.interior.push(t.clone());
+        self.run(push(want, &inner, &frame, next), state)
+    }
+
+    fn operation(
+        &mut self,
+        pattern: &Pattern,
+        t: &Tensor,
+        frame: &Frame,
+        next: &Goals,
+        mut state: State,
+    ) -> Option<State> {
+        let prim = t.prim()?;
+        let (x, y) = (t.input(0)?, t.input(1));
+        let mut found = |parts: &[(&Pattern, &Tensor)], frame: &Frame| {
+            let mut state = state.clone();
+            state.done += 1;
+            state.interior.push(t.clone());
+            let goals = parts.iter().rev().fold(next.clone(), |g, (p, t)| {
+                push(one(p), t, frame, &g)
+            });
+            self.run(goals, state)
+        };
+        let power = |n: f64| y.and_then(number_of) == Some(n);
+        match (&*pattern.0, prim) {
+            (Kind::Unary(wanted, p), Prim::Unary(u)) if wanted == u => found(&[(p, x)], frame),
+            (Kind::Unary(Unary::Sqrt, p), Prim::Binary(Binary::Pow)) if power(0.5) => {
+                found(&[(p, x)], frame)
+            }
+            (Kind::Unary(Unary::Rsqrt, p), Prim::Binary(Binary::Pow)) if power(-0.5) => {
+                found(&[(p, x)], frame)
+            }
+            (Kind::Unary(Unary::Rsqrt | Unary::Sigmoid, _), Prim::Binary(Binary::Div)) => {
+                found(&[(&super::near(1.0), x), (&pattern.inverted(), y?)], frame)
+            }
+            (Kind::Over(p), Prim::Binary(Binary::Div)) => {
+                found(&[(&super::near(1.0), x), (p, y?)], frame)
+            }
+            (Kind::Over(p), Prim::Binary(Binary::Pow)) if power(-1.0) => found(&[(p, x)], frame),
+            (Kind::Neg(p), Prim::Unary(Unary::Neg)) => found(&[(p, x)], frame),
+            (Kind::Neg(p), Prim::Binary(Binary::Sub)) => {
+                found(&[(&super::near(0.0), x), (p, y?)], frame)
+            }
+            (Kind::Neg(p), Prim::Binary(Binary::Mul)) => {
+                found(&[(&(p * -1.0), t)], frame)
+            }
+            (Kind::Binary(wanted, p, q), Prim::Binary(b)) if wanted == b => {
+                let y = y?;
+                found(&[(p, x), (q, y)], frame).or_else(|| {
+                    let commutes =
+                        matches!(b, Binary::Max | Binary::Min | Binary::And | Binary::Or);
+                    commutes.then(|| found(&[(p, y), (q, x)], frame)).flatten()
+                })
+            }
+            (Kind::Compare(wanted, p, q), Prim::Compare(c)) => {
+                let y = y?;
+                let straight = (wanted == c).then(|| found(&[(p, x), (q, y)], frame)).flatten();
+                straight.or_else(|| {
+                    (mirrored(*wanted) == *c).then(|| found(&[(p, y), (q, x)], frame)).flatten()
+                })
+            }
+            (Kind::Select(c, p, q), Prim::Select) => {
+                found(&[(c, x), (p, y?), (q, t.input(2)?)], frame)
+            }
+            (Kind::MatMul(p, q), Prim::MatMul) => {
+                // The axes of the factors are not those of the product.
+                let none: Frame = vec![None; x.rank()].into();
+                found(&[(p, x), (q, y?)], &none)
+            }
+            (Kind::Reduce(wanted, axis, p), Prim::Reduce(r, axes)) if wanted == r => {
+                let frame = self.reduced(*axis, axes, t, frame, &mut state, r.name())?;
+                state.done += 1;
+                state.interior.push(t.clone());
+                self.run(push(one(p), x, &frame, next), state)
+            }
+            (Kind::Mean(axis, p), _) => self.mean(*axis, p, t, frame, next, state),
+            _ => self.below(one(pattern), t, frame, next, state),
+        }
+    }
+
+    /// The frame of the operand of a reduction, if that is over the axis it should be over.
+    fn reduced(
+        &mut self,
+        wanted: Axis,
+        axes: &[usize],
+        t: &Tensor,
+        frame: &Frame,
+        state: &mut State,
+        what: &str,
+    ) -> Option<Frame> {
+        let rank = self.root.rank();
+        let mut full = frame.to_vec();
+        if full.len() == rank {
+            let mut free = (0..rank).filter(|a| !frame.contains(&Some(*a)));
+            full.iter_mut().filter(|f| f.is_none()).for_each(|f| *f = free.next());
+        }
+        let over: Vec<Option<usize>> = axes.iter().map(|&a| full.get(a).copied().flatten()).collect();
+        match (wanted, &over[..]) {
+            (Axis::Last, [Some(a)]) if a + 1 == rank => {}
+            (Axis::Named(name), [Some(a)]) => self.bind(name, Captured::Axis(*a), state)?,
+            _ => {
+                self.miss(state, || match over.iter().all(Option::is_some) && axes.len() == 1 {
+                    true => format!("the {what} is over axis {axes:?} of {}, not the last", t.spec()),
+                    false => format!("the {what} is over axes {axes:?} of {}, not one", t.spec()),
+                });
+                return None;
+            }
+        }
+        Some(full.into())
+    }
+
+    fn mean(
+        &mut self,
+        axis: Axis,
+        p: &Pattern,
+        t: &Tensor,
+        frame: &Frame,
+        next: &Goals,
+        mut state: State,
+    ) -> Option<State> {
+        let (mut total, mut frame, mut inside) = (t.clone(), frame.clone(), vec![t.clone()]);
+        let mut count = None;
+        if let (Some(Prim::Binary(b @ (Binary::Mul | Binary::Div))), Some(x), Some(y)) =
+            (t.prim(), t.input(0), t.input(1))
+        {
+            match (number_of(x), number_of(y)) {
+                (_, Some(n)) => {
+                    total = x.clone();
+                    count = Some(if *b == Binary::Div { n } else { 1.0 / n });
+                }
+                (Some(n), _) if *b == Binary::Mul => {
+                    total = y.clone();
+                    count = Some(1.0 / n);
+                }
+                _ => return None,
+            }
+        }
+        while !matches!(total.prim(), Some(Prim::Reduce(..))) {
+            let Some((inner, f)) = self.through(&total, &frame) else { return None };
+            // A division below the broadcast is found from there.
+            if !total.is(t) {
+                inside.push(total.clone());
+            }
+            (total, frame) = (inner, f);
+            if matches!(total.prim(), Some(Prim::Binary(Binary::Mul | Binary::Div))) {
+                if count.is_some() {
+                    return None;
+                }
+                state.interior.extend(inside);
+                return self.mean(axis, p, &total, &frame, next, state);
+            }
+        }
+        let (Some(Prim::Reduce(Reduce::Sum, axes)), Some(x)) = (total.prim(), total.input(0)) else {
+            return None;
+        };
+        state.done += 1;
+        let frame = self.reduced(axis, axes, &total, &frame, &mut state, "mean")?;
+        let extent: usize = axes.iter().map(|&a| x.shape()[a]).product();
+        let n = count.unwrap_or(1.0);
+        // A narrow type holds an inverse only nearly, and a large extent too.
+        if (n - extent as f64).abs() > slack(t.dtype()).max(1e-6) * extent as f64 {
+            return self.miss(&state, || {
+                format!("the sum over {extent} elements is divided by {n}: it is no mean")
+            });
+        }
+        state.interior.extend(inside);
+        state.interior.push(total.clone());
+        self.run(push(one(p), x, &frame, next), state)
+    }
+
+    fn product(
+        &mut self,
+        items: &[Pattern],
+        t: &Tensor,
+        frame: &Frame,
+        next: &Goals,
+        state: State,
+    ) -> Option<State> {
+        if let [single] = items {
+            return self.run(push(one(single), t, frame, next), state);
+        }
+        let deeper = State { done: state.done + 1, ..state.clone() };
+        let deeper = || {
+            let mut s = deeper.clone();
+            s.interior.push(t.clone());
+            s
+        };
+        let (prim, x, y) = (t.prim()?, t.input(0)?, t.input(1));
+        let equal = items.iter().all(|i| i.same(&items[0]));
+        match prim {
+            Prim::Binary(Binary::Mul) => splits(items).find_map(|(a, b)| {
+                let goals = push(Want::Product(b), y?, frame, next);
+                self.run(push(Want::Product(a), x, frame, &goals), deeper())
+            }),
+            Prim::Binary(Binary::Div) => {
+                let whole = (Vec::new(), items.to_vec());
+                splits(items).chain([whole]).find_map(|(a, b)| {
+                    let b = b.iter().map(Pattern::inverted).collect();
+                    let a = if a.is_empty() { one(&super::near(1.0)) } else { Want::Product(a) };
+                    let goals = push(Want::Product(b), y?, frame, next);
+                    self.run(push(a, x, frame, &goals), deeper())
+                })
+            }
+            Prim::Binary(Binary::Pow) if equal && number_of(y?) == Some(items.len() as f64) => {
+                self.run(push(one(&items[0]), x, frame, next), deeper())
+            }
+            Prim::Unary(Unary::Neg) => {
+                let at = items.iter().position(|i| matches!(*i.0, Kind::Near(_)))?;
+                let mut items = items.to_vec();
+                items[at] = items[at].negated();
+                self.run(push(Want::Product(items), x, frame, next), deeper())
+            }
+            _ => self.below(Want::Product(items.to_vec()), t, frame, next, state),
+        }
+    }
+
+    fn sum(
+        &mut self,
+        items: &[Pattern],
+        t: &Tensor,
+        frame: &Frame,
+        next: &Goals,
+        state: State,
+    ) -> Option<State> {
+        if let [single] = items {
+            return self.run(push(one(single), t, frame, next), state);
+        }
+        let deeper = || {
+            let mut s = state.clone();
+            s.done += 1;
+            s.interior.push(t.clone());
+            s
+        };
+        let (prim, x, y) = (t.prim()?, t.input(0)?, t.input(1));
+        match prim {
+            Prim::Binary(Binary::Add) => splits(items).find_map(|(a, b)| {
+                let goals = push(Want::Sum(b), y?, frame, next);
+                self.run(push(Want::Sum(a), x, frame, &goals), deeper())
+            }),
+            Prim::Binary(Binary::Sub) => splits(items).find_map(|(a, b)| {
+                let b = b.iter().map(Pattern::negated).collect();
+                let goals = push(Want::Sum(b), y?, frame, next);
+                self.run(push(Want::Sum(a), x, frame, &goals), deeper())
+            }),
+            Prim::Unary(Unary::Neg) => {
+                let items = items.iter().map(Pattern::negated).collect();
+                self.run(push(Want::Sum(items), x, frame, next), deeper())
+            }
+            _ => self.below(Want::Sum(items.to_vec()), t, frame, next, state),
+        }
+    }
+}
+
+fn one(p: &Pattern) -> Want {
+    Want::One(p.clone())
+}
+
+fn push(want: Want, t: &Tensor, frame: &Frame, next: &Goals) -> Goals {
+    let (tensor, frame, next) = (t.clone(), frame.clone(), next.clone());
+    Some(Rc::new(Goal { want, tensor, frame, next }))
+}
+
+/// Every way to part a list in two that are not empty.
+fn splits(items: &[Pattern]) -> impl Iterator<Item = (Vec<Pattern>, Vec<Pattern>)> {
+    (1..(1usize << items.len()) - 1).map(move |mask| {
+        let side = |wanted: bool| {
+            let chosen = (0..items.len()).filter(move |i| (mask >> i & 1 == 1) == wanted);
+            chosen.map(|i| items[i].clone()).collect()
+        };
+        (side(true), side(false))
+    })
+}
+
+/// Whether two frames do not contradict one another on axes that have extents.
+fn agree(a: &Frame, b: &Frame, shape: &[usize]) -> bool {
+    a.len() == b.len()
+        && (0..a.len()).all(|i| {
+            shape.get(i) == Some(&1) || a[i].is_none() || b[i].is_none() || a[i] == b[i]
+        })
+}

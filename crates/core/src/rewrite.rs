@@ -298,7 +298,7 @@ fn walk_down(graph: &Graph, rules: &[Rule]) -> Result<(Graph, RewriteReport), Er
     if instead.is_empty() {
         return Ok((graph.clone(), report));
     }
-    Ok((substituted(graph, &instead)?, report))
+    Ok((substituted(graph, &instead)?.simplify()?, report))
 }
 
 /// The graph with other tensors, over its own nodes, in the place of some of them.

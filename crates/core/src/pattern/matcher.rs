@@ -53,6 +53,7 @@ pub struct Match {
     root: Tensor,
     spelling: &'static str,
     captured: Vec<(&'static str, Captured)>,
+    interior: Vec<Tensor>,
 }
 
 /// How an attempt ended.
@@ -70,6 +71,11 @@ impl Match {
     /// The node that was found.
     pub fn root(&self) -> &Tensor {
         &self.root
+    }
+
+    /// The nodes that the formula takes up, its root among them; what they are computed of is not.
+    pub fn interior(&self) -> &[Tensor] {
+        &self.interior
     }
 
     /// The name of the spelling.
@@ -136,19 +142,9 @@ pub(crate) fn attempt(site: Site<'_>, patterns: &[(&'static str, Pattern)]) -> A
     let mut nearest: Option<(usize, String)> = None;
     for (spelling, pattern) in patterns {
         let mut search = Search { root, steps: 0, nearest: None };
-        let frame: Frame = (0..root.rank()).map(Some).collect();
-        let goal = Goal {
-            want: Want::One(pattern.clone()),
-            tensor: root.clone(),
-            frame,
-            next: None,
-        };
-        match search.run(Some(Rc::new(goal)), State::default()) {
-            Some(state) => match leaks(site, &state.interior) {
-                None => {
-                    let captured = state.captured;
-                    return Attempt::Found(Match { root: root.clone(), spelling, captured });
-                }
+        match search.start(pattern, spelling) {
+            Some(m) => match leaks(site, &m.interior) {
+                None => return Attempt::Found(m),
                 Some(why) => nearest = Some((usize::MAX, why)),
             },
             None => {
@@ -162,6 +158,13 @@ pub(crate) fn attempt(site: Site<'_>, patterns: &[(&'static str, Pattern)]) -> A
         }
     }
     nearest.map_or(Attempt::No, |n| Attempt::Near(n.1))
+}
+
+impl Pattern {
+    /// Looks for the pattern at a node, for rules that are no single formula.
+    pub fn find(&self, at: &Tensor) -> Option<Match> {
+        Search { root: at, steps: 0, nearest: None }.start(self, "")
+    }
 }
 
 /// Why what lies inside a match is needed outside of it, if it is.
@@ -194,6 +197,14 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    fn start(&mut self, pattern: &Pattern, spelling: &'static str) -> Option<Match> {
+        let root = self.root.clone();
+        let frame: Frame = (0..root.rank()).map(Some).collect();
+        let state = self.run(push(one(pattern), &root, &frame, &None), State::default())?;
+        let State { captured, interior, .. } = state;
+        Some(Match { root, spelling, captured, interior })
+    }
+
     fn miss(&mut self, state: &State, why: impl FnOnce() -> String) -> Option<State> {
         if self.nearest.as_ref().is_none_or(|n| n.0 < state.done) {
             self.nearest = Some((state.done, why()));

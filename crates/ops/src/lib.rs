@@ -8,6 +8,7 @@
 
 pub mod catalogue;
 mod check;
+mod counting;
 mod encoding;
 mod options;
 

@@ -247,8 +247,12 @@ pub fn recognise(graph: &Graph, rules: &[Rule]) -> Result<(Graph, RewriteReport)
         let (next, report) = walk_down(&graph, rules)?;
         let changed = report.replaced() > 0;
         for (line, new) in total.rules.iter_mut().zip(report.rules) {
-            let replaced = line.replaced + new.replaced;
-            *line = RuleReport { replaced, ..new };
+            line.replaced += new.replaced;
+            line.no_effect = new.no_effect;
+            // Every walk refuses again what the one before refused.
+            let more = new.refused.into_iter().filter(|r| !line.refused.contains(r));
+            let more: Vec<String> = more.collect();
+            line.refused.extend(more);
         }
         graph = next;
         if !changed {

@@ -19,8 +19,9 @@ struct Patterns {
 pub(super) fn rules() -> Vec<Rule> {
     let is_part = |t: &Tensor| part(t).is_some_and(|p| p.count < p.of.shape()[p.of.rank() - 1]);
     let (a, b) = (any("a").when("it is no part", is_part), any("b").when("it is no part", is_part));
-    let rotated = any("rotated").when("it is no concatenation", |t| {
-        matches!(before_widening(t).prim(), Some(Prim::Concat(_) | Prim::Reshape))
+    let rotated = any("rotated").when("it is no rotated half", |t| {
+        let first = joined(t, &mut Vec::new()).map(|(u, ..)| before_widening(&u).clone());
+        first.is_some_and(|u| u.prim() == Some(&Prim::Unary(Unary::Neg)))
     });
     let (x, cos, sin) = (any("x"), any("cos"), any("sin"));
     let patterns = Patterns {
@@ -145,7 +146,11 @@ fn turn(t: &Tensor, p: &Patterns, inside: &mut Vec<Tensor>) -> Option<Turn> {
         let negative = before_widening(&u);
         let minus = negative.input(0).filter(|_| negative.prim() == Some(&Prim::Unary(Unary::Neg)))?;
         inside.push(negative.clone());
-        let (a, b, whole) = (part(&v)?, part(minus)?, part(x)?);
+        let (a, b) = (part(&v)?, part(minus)?);
+        // The order of a product is open: what is rotated is the factor that the halves are of.
+        let is_x = |t: &Tensor| part(t).is_some_and(|p| same_value(&p.of, &a.of));
+        let (x, cos) = if is_x(x) { (x, cos) } else { (cos, x) };
+        let whole = part(x)?;
         let fits = pairs(&a, &b)? == layout
             && same_value(&a.of, &whole.of)
             && (whole.start, whole.step, whole.count) == (a.start, 1, 2 * a.count);
@@ -160,9 +165,14 @@ fn turn(t: &Tensor, p: &Patterns, inside: &mut Vec<Tensor>) -> Option<Turn> {
     }
     let (u, v, layout) = joined(t, inside)?;
     let (f, s) = (p.first.find(before_widening(&u))?, p.second.find(before_widening(&v))?);
-    let same = ["a", "b", "cos", "sin"]
-        .iter()
-        .all(|n| f.tensor(n).zip(s.tensor(n)).is_some_and(|(x, y)| same_value(x, y)));
+    let agree = |names: [&str; 4]| {
+        let pairs = ["a", "b", "cos", "sin"].into_iter().zip(names);
+        pairs.into_iter().all(|(m, n)| {
+            f.tensor(m).zip(s.tensor(n)).is_some_and(|(x, y)| same_value(x, y))
+        })
+    };
+    // The order of a sum is open, so both terms of the second may be found the other way round.
+    let same = agree(["a", "b", "cos", "sin"]) || agree(["b", "a", "sin", "cos"]);
     inside.extend_from_slice(f.interior());
     inside.extend_from_slice(s.interior());
     let (a, b) = (part(f.tensor("a")?)?, part(f.tensor("b")?)?);

@@ -117,12 +117,12 @@ fn softmax_of(p: &Tensor, patterns: &[Pattern], inside: &mut Vec<Tensor>) -> Opt
         let mut c = &w.scores;
         if let (Some(Prim::Binary(Binary::Sub)), Some(a), Some(b)) =
             (c.prim(), c.input(0), c.input(1))
-            && reduce(Reduce::Max, any("x"), Axis::Last).find(b).is_some_and(|m| {
-                m.tensor("x").is_some_and(|x| same_value(x, before_widening(a)))
-            })
+            && let Some(m) = reduce(Reduce::Max, any("x"), Axis::Last).find(b)
+            && m.tensor("x").is_some_and(|x| same_value(x, before_widening(a)))
         {
             // A softmax does not change when all its scores do.
-            inside.extend([c.clone(), b.clone()]);
+            inside.push(c.clone());
+            inside.extend_from_slice(m.interior());
             c = a;
         }
         let (Some(Prim::Concat(axis)), [Some(s), Some(z)]) = (c.prim(), c.inputs()) else {
@@ -300,6 +300,20 @@ fn conjuncts(t: &Tensor, negated: bool, out: &mut Vec<(Tensor, bool)>) {
         (Some(Prim::Broadcast), _) => {
             return t.input(0).into_iter().for_each(|x| conjuncts(x, negated, out));
         }
+        // What is reshaped after it was joined may as well be reshaped before.
+        (Some(Prim::Reshape), _) => match t.input(0).map(|x| (x, x.prim())) {
+            Some((x, Some(&Prim::Binary(b @ (Binary::And | Binary::Or))))) => {
+                let parts: Vec<Tensor> =
+                    x.inputs().iter().flatten().map(|p| p.reshape(t.shape())).collect();
+                let [a, b2] = &parts[..] else { return out.push((t.clone(), negated)) };
+                return conjuncts(&a.binary(b2, b), negated, out);
+            }
+            Some((x, Some(Prim::Unary(Unary::Not)))) => {
+                let Some(y) = x.input(0) else { return out.push((t.clone(), negated)) };
+                return conjuncts(&y.reshape(t.shape()), !negated, out);
+            }
+            _ => 0,
+        },
         _ => 0,
     };
     match parts {

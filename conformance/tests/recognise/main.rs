@@ -35,10 +35,7 @@ fn recognised(graph: &Graph, rules: &[Rule]) -> (Graph, RewriteReport) {
 }
 
 /// A graph of these operands in f32, and their values.
-fn traced(
-    operands: &[Operand],
-    build: impl Fn(&[Tensor]) -> Vec<Tensor>,
-) -> (Graph, Vec<Value>) {
+fn traced(operands: &[Operand], build: impl Fn(&[Tensor]) -> Vec<Tensor>) -> (Graph, Vec<Value>) {
     let specs: Vec<Spec> = operands.iter().map(|o| o.spec(DType::F32)).collect();
     let values = operands.iter().zip(0u64..).map(|(o, seed)| o.value(DType::F32, seed * 7 + 1));
     (Graph::trace(&specs, |x| build(x)).expect("a graph"), values.collect())
@@ -61,9 +58,8 @@ fn differs(what: &str, a: &Graph, b: &Graph, values: &[Value], within: f64) -> O
     };
     a.iter().zip(&b).find_map(|(a, b)| {
         let d = compare(&b.to_f64(), &a.to_f64(), (within, within));
-        (!d.within || a.spec() != b.spec()).then(|| {
-            format!("{what}: max abs {:.2e}, max rel {:.2e}", d.max_abs, d.max_rel)
-        })
+        (!d.within || a.spec() != b.spec())
+            .then(|| format!("{what}: max abs {:.2e}, max rel {:.2e}", d.max_abs, d.max_rel))
     })
 }
 

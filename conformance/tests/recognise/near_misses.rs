@@ -75,22 +75,36 @@ fn norms_that_are_none_stay() {
         miss("sum and no mean", &x, "RmsNorm", Some("divided by 1"), |x| {
             vec![&x[0] * ((&x[0] * &x[0]).sum(&[-1]) / 1.0000001 + 1e-6).rsqrt() * &x[1]]
         }),
-        miss("another tensor is squared", &[normal(&[2, 8]), normal(&[2, 8])], "RmsNorm", None, |x| {
-            vec![&x[0] * ((&x[1] * &x[1]).mean(&[-1]) + 1e-6).rsqrt()]
-        }),
-        miss("weight along rows", &[normal(&[8, 8]), normal(&[8, 1])], "RmsNorm { eps: 1e-6 }(w", None, |x| {
-            vec![&x[0] * ((&x[0] * &x[0]).mean(&[-1]) + 1e-6).rsqrt() * &x[1]]
-        }),
+        miss(
+            "another tensor is squared",
+            &[normal(&[2, 8]), normal(&[2, 8])],
+            "RmsNorm",
+            None,
+            |x| vec![&x[0] * ((&x[1] * &x[1]).mean(&[-1]) + 1e-6).rsqrt()],
+        ),
+        miss(
+            "weight along rows",
+            &[normal(&[8, 8]), normal(&[8, 1])],
+            "RmsNorm { eps: 1e-6 }(w",
+            None,
+            |x| vec![&x[0] * ((&x[0] * &x[0]).mean(&[-1]) + 1e-6).rsqrt() * &x[1]],
+        ),
         miss("sample variance", &x, "LayerNorm", Some("divided by 7"), |x| {
             let c = &x[0] - x[0].mean(&[-1]);
             let v = (&c * &c).sum(&[-1]) / 7.0;
             vec![c / (v + 1e-5).sqrt() * &x[1] + &x[1]]
         }),
-        miss("the centred tensor is used elsewhere", &x, "LayerNorm", Some("used elsewhere"), |x| {
-            let c = &x[0] - x[0].mean(&[-1]);
-            let y = &c / ((&c * &c).mean(&[-1]) + 1e-5).sqrt() * &x[1] + &x[1];
-            vec![y + &c * 0.5]
-        }),
+        miss(
+            "the centred tensor is used elsewhere",
+            &x,
+            "LayerNorm",
+            Some("used elsewhere"),
+            |x| {
+                let c = &x[0] - x[0].mean(&[-1]);
+                let y = &c / ((&c * &c).mean(&[-1]) + 1e-5).sqrt() * &x[1] + &x[1];
+                vec![y + &c * 0.5]
+            },
+        ),
         miss("the variance is an output", &x, "LayerNorm", Some("output of the graph"), |x| {
             let c = &x[0] - x[0].mean(&[-1]);
             let v = (&c * &c).mean(&[-1]);
@@ -117,10 +131,16 @@ fn activations_that_are_none_stay() {
         miss("a scaled silu is no gate", &x, "SwiGlu", None, |x| {
             vec![&x[0] * x[0].sigmoid() * 0.5]
         }),
-        miss("max over another axis is no stable softmax of x", &x, "Softmax { axis: 0", None, |x| {
-            let e = (&x[0] - x[0].max(&[0])).exp();
-            vec![&e / e.sum(&[-1])]
-        }),
+        miss(
+            "max over another axis is no stable softmax of x",
+            &x,
+            "Softmax { axis: 0",
+            None,
+            |x| {
+                let e = (&x[0] - x[0].max(&[0])).exp();
+                vec![&e / e.sum(&[-1])]
+            },
+        ),
         miss("sum of other exponentials", &x, "Softmax", None, |x| {
             vec![x[0].exp() / x[1].exp().sum(&[-1])]
         }),
@@ -155,38 +175,68 @@ fn attention_that_is_none_stays_and_what_it_can_say_keeps_its_numbers() {
             let s = x[0].matmul(&x[1].swap_axes(-1, -2)) + &x[3];
             vec![softmax(&((s / 5.0).tanh() * 5.0)).matmul(&x[2])]
         }),
-        miss("scale used twice is another scale", &qkv, "ScaledDotProductAttention { scale: None", None, |x| {
-            let s = (&x[0] * 0.5).matmul(&(x[1].swap_axes(-1, -2) * 0.5)) * 0.25;
-            vec![softmax(&s).matmul(&x[2])]
-        }),
-        miss("a mask that is broadcast over the keys", &with(normal(&[5, 1])), "Nothing", None, |x| {
-            let s = x[0].matmul(&x[1].swap_axes(-1, -2)) + &x[3];
-            vec![softmax(&s).matmul(&x[2])]
-        }),
+        miss(
+            "scale used twice is another scale",
+            &qkv,
+            "ScaledDotProductAttention { scale: None",
+            None,
+            |x| {
+                let s = (&x[0] * 0.5).matmul(&(x[1].swap_axes(-1, -2) * 0.5)) * 0.25;
+                vec![softmax(&s).matmul(&x[2])]
+            },
+        ),
+        miss(
+            "a mask that is broadcast over the keys",
+            &with(normal(&[5, 1])),
+            "Nothing",
+            None,
+            |x| {
+                let s = x[0].matmul(&x[1].swap_axes(-1, -2)) + &x[3];
+                vec![softmax(&s).matmul(&x[2])]
+            },
+        ),
         miss("a mask before the scale", &with(normal(&[5, 5])), "Nothing", None, |x| {
             let s = (x[0].matmul(&x[1].swap_axes(-1, -2)) + &x[3]) * 0.5;
             vec![softmax(&s).matmul(&x[2])]
         }),
-        miss("a diagonal that is not the last key's", &qkv, "ScaledDotProductAttention { scale: None, causal: true", None, |x| {
-            let column = Tensor::iota(Spec::new(DType::I64, [1, 5]), 1);
-            let row = Tensor::iota(Spec::new(DType::I64, [5, 1]), 0);
-            let keep = column.le(&(row + 1.0));
-            let s = x[0].matmul(&x[1].swap_axes(-1, -2)) * 0.35;
-            let s = keep.select(&s, &Tensor::scalar(DType::F32, f64::NEG_INFINITY));
-            vec![softmax(&s).matmul(&x[2])]
-        }),
-        miss("a finite mask over rows without keys", &with(integers(&[5], &[1, 1, 0, 1, 1])), "Nothing", None, |x| {
-            // Row 2 keeps nothing: plain arithmetic gives the mean of all values.
-            let keep = x[3].reshape(&[5, 1]).ne(&Tensor::scalar(DType::I64, 0.0));
-            let s = x[0].matmul(&x[1].swap_axes(-1, -2)) * 0.35;
-            let s = keep.select(&s, &Tensor::scalar(DType::F32, -1e30));
-            vec![softmax(&s).matmul(&x[2])]
-        }),
-        miss("heads repeated in turn, not in groups", &[q, normal(&[2, 2, 5, 8])], "Nothing", None, |x| {
-            let wide = Tensor::concat(&[&x[0], &x[0] .slice(-2, 0..5)], 1);
-            let k = x[1].unsqueeze(1).broadcast_to(&[2, 2, 2, 5, 8]).reshape(&[2, 4, 5, 8]);
-            vec![softmax(&wide.matmul(&k.swap_axes(-1, -2))).matmul(&k)]
-        }),
+        miss(
+            "a diagonal that is not the last key's",
+            &qkv,
+            "ScaledDotProductAttention { scale: None, causal: true",
+            None,
+            |x| {
+                let column = Tensor::iota(Spec::new(DType::I64, [1, 5]), 1);
+                let row = Tensor::iota(Spec::new(DType::I64, [5, 1]), 0);
+                let keep = column.le(&(row + 1.0));
+                let s = x[0].matmul(&x[1].swap_axes(-1, -2)) * 0.35;
+                let s = keep.select(&s, &Tensor::scalar(DType::F32, f64::NEG_INFINITY));
+                vec![softmax(&s).matmul(&x[2])]
+            },
+        ),
+        miss(
+            "a finite mask over rows without keys",
+            &with(integers(&[5], &[1, 1, 0, 1, 1])),
+            "Nothing",
+            None,
+            |x| {
+                // Row 2 keeps nothing: plain arithmetic gives the mean of all values.
+                let keep = x[3].reshape(&[5, 1]).ne(&Tensor::scalar(DType::I64, 0.0));
+                let s = x[0].matmul(&x[1].swap_axes(-1, -2)) * 0.35;
+                let s = keep.select(&s, &Tensor::scalar(DType::F32, -1e30));
+                vec![softmax(&s).matmul(&x[2])]
+            },
+        ),
+        miss(
+            "heads repeated in turn, not in groups",
+            &[q, normal(&[2, 2, 5, 8])],
+            "Nothing",
+            None,
+            |x| {
+                let wide = Tensor::concat(&[&x[0], &x[0].slice(-2, 0..5)], 1);
+                let k = x[1].unsqueeze(1).broadcast_to(&[2, 2, 2, 5, 8]).reshape(&[2, 4, 5, 8]);
+                vec![softmax(&wide.matmul(&k.swap_axes(-1, -2))).matmul(&k)]
+            },
+        ),
     ]);
 }
 
@@ -194,9 +244,13 @@ fn attention_that_is_none_stays_and_what_it_can_say_keeps_its_numbers() {
 fn affine_layers_that_are_none_stay() {
     let x = [normal(&[3, 8]), normal(&[8, 8]), normal(&[8])];
     check(vec![
-        miss("bias along rows", &[normal(&[8, 8]), normal(&[8, 8]), normal(&[8, 1])], "Nothing", None, |x| {
-            vec![x[0].matmul(&x[1].transpose(&[1, 0])) + &x[2]]
-        }),
+        miss(
+            "bias along rows",
+            &[normal(&[8, 8]), normal(&[8, 8]), normal(&[8, 1])],
+            "Nothing",
+            None,
+            |x| vec![x[0].matmul(&x[1].transpose(&[1, 0])) + &x[2]],
+        ),
         miss("a weight that is not transposed", &x, "Linear", None, |x| {
             vec![x[0].matmul(&x[1]) + &x[2]]
         }),

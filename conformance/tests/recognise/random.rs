@@ -43,7 +43,7 @@ fn apply(s: &Step, known: &[Tensor], weights: &[Tensor]) -> Tensor {
     let y = &known[s.and % known.len()];
     let w = &weights[s.and % 4];
     // Axes and constants are wrong now and then: that must be seen.
-    let axis = if s.and % 5 == 0 { -2 } else { -1 };
+    let axis = if s.and.is_multiple_of(5) { -2 } else { -1 };
     match s.what {
         0 => over_root(x, mean_square(x, axis, s.spelling) + 1e-5, s.spelling) * w,
         1 => {
@@ -56,7 +56,7 @@ fn apply(s: &Step, known: &[Tensor], weights: &[Tensor]) -> Tensor {
             &e / e.sum(&[axis])
         }
         3 => {
-            let k = if s.and % 3 == 0 { 0.75 } else { std::f64::consts::FRAC_1_SQRT_2 };
+            let k = if s.and.is_multiple_of(3) { 0.75 } else { std::f64::consts::FRAC_1_SQRT_2 };
             let f = (x * k).erf();
             match s.spelling {
                 0 => x * 0.5 * (f + 1.0),

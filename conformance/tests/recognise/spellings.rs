@@ -33,7 +33,8 @@ fn scalar(n: f64) -> Tensor {
 fn constant(shape: &[usize], f: impl Fn(&[usize]) -> f64) -> Tensor {
     let spec = Spec::new(DType::F32, shape);
     let strides = frit_graph::row_major(shape);
-    let at = |i: usize| -> Vec<usize> { strides.iter().zip(shape).map(|(s, d)| i / s % d).collect() };
+    let at =
+        |i: usize| -> Vec<usize> { strides.iter().zip(shape).map(|(s, d)| i / s % d).collect() };
     let numbers: Vec<f64> = (0..spec.numel()).map(|i| f(&at(i))).collect();
     Tensor::constant(Value::from_f64(spec, &numbers).expect("a constant"))
 }
@@ -184,14 +185,15 @@ fn affine_layers_of_exporters_are_found() {
         spelling("relu behind it", &xs, &["Linear { activation: Relu }"], |x| {
             scalar(0.0).maximum(&(x[0].matmul(&x[1].transpose(&[1, 0])) + &x[2]))
         }),
-        spelling("a gate between two", &[normal(&[4, 8]), normal(&[6, 8]), normal(&[6, 8])], &[
-            "Linear { activation: Identity }",
-            "Linear { activation: Identity }",
-            "SwiGlu",
-        ], |x| {
-            let gate = x[0].matmul(&x[1].transpose(&[1, 0]));
-            &gate * gate.sigmoid() * x[0].matmul(&x[2].transpose(&[1, 0]))
-        }),
+        spelling(
+            "a gate between two",
+            &[normal(&[4, 8]), normal(&[6, 8]), normal(&[6, 8])],
+            &["Linear { activation: Identity }", "Linear { activation: Identity }", "SwiGlu"],
+            |x| {
+                let gate = x[0].matmul(&x[1].transpose(&[1, 0]));
+                &gate * gate.sigmoid() * x[0].matmul(&x[2].transpose(&[1, 0]))
+            },
+        ),
     ]);
 }
 
@@ -211,9 +213,8 @@ fn lower(t: usize, s: usize) -> Tensor {
     column.le(&(row + (s - t) as f64))
 }
 
-const PLAIN: &[&str] = &[
-    "ScaledDotProductAttention { scale: None, causal: false, window: None, softcap: None }",
-];
+const PLAIN: &[&str] =
+    &["ScaledDotProductAttention { scale: None, causal: false, window: None, softcap: None }"];
 const CAUSAL: &[&str] =
     &["ScaledDotProductAttention { scale: None, causal: true, window: None, softcap: None }"];
 
@@ -225,7 +226,8 @@ fn attention_of_exporters_is_found() {
     let flat = [normal(&[8, 5, 16]), normal(&[8, 7, 16]), normal(&[8, 7, 16])];
     let bthd = [normal(&[2, 5, 4, 16]), normal(&[2, 7, 4, 16]), normal(&[2, 7, 4, 16])];
     let grouped = [q.clone(), normal(&[2, 2, 7, 16]), normal(&[2, 2, 7, 16])];
-    let keep: fn(&[usize], f64) -> f64 = |at, _| ((at[at.len() - 1] * 3 + at[0]) % 4 != 0) as u8 as f64;
+    let keep: fn(&[usize], f64) -> f64 =
+        |at, _| ((at[at.len() - 1] * 3 + at[0]) % 4 != 0) as u8 as f64;
     check(vec![
         spelling("scores divided by the root", &qkv, PLAIN, |x| {
             softmax(&(x[0].matmul(&kt(&x[1])) / 4.0)).matmul(&x[2])
@@ -245,9 +247,14 @@ fn attention_of_exporters_is_found() {
             let k = x[1].transpose(&[0, 2, 3, 1]);
             softmax(&(q.matmul(&k) * 0.25)).matmul(&v)
         }),
-        spelling("no scale", &qkv, &[
-            "ScaledDotProductAttention { scale: Some(1.0), causal: false, window: None, softcap: None }",
-        ], |x| softmax(&x[0].matmul(&kt(&x[1]))).matmul(&x[2])),
+        spelling(
+            "no scale",
+            &qkv,
+            &[
+                "ScaledDotProductAttention { scale: Some(1.0), causal: false, window: None, softcap: None }",
+            ],
+            |x| softmax(&x[0].matmul(&kt(&x[1]))).matmul(&x[2]),
+        ),
         spelling("BART: three axes", &flat, PLAIN, |x| {
             softmax(&(&x[0] * 0.25).matmul(&kt(&x[1]))).matmul(&x[2])
         }),
@@ -260,10 +267,15 @@ fn attention_of_exporters_is_found() {
             let mask = (1.0 - &x[3]) * -10000.0;
             softmax(&(x[0].matmul(&kt(&x[1])) / 4.0 + mask)).matmul(&x[2])
         }),
-        spelling("a boolean mask chosen", &with(mapped(&[2, 1, 5, 7], keep).of(DType::Bool)), PLAIN, |x| {
-            let s = x[0].matmul(&kt(&x[1])) / 4.0;
-            softmax(&x[3].select(&s, &scalar(f64::NEG_INFINITY))).matmul(&x[2])
-        }),
+        spelling(
+            "a boolean mask chosen",
+            &with(mapped(&[2, 1, 5, 7], keep).of(DType::Bool)),
+            PLAIN,
+            |x| {
+                let s = x[0].matmul(&kt(&x[1])) / 4.0;
+                softmax(&x[3].select(&s, &scalar(f64::NEG_INFINITY))).matmul(&x[2])
+            },
+        ),
         spelling("masked_fill", &with(mapped(&[2, 1, 5, 7], keep).of(DType::Bool)), PLAIN, |x| {
             let s = x[0].matmul(&kt(&x[1])) / 4.0;
             softmax(&x[3].logical_not().select(&scalar(-1e9), &s)).matmul(&x[2])
@@ -281,34 +293,58 @@ fn attention_of_exporters_is_found() {
             let mask = constant(&[1, 1, 5, 7], |at| if at[3] <= at[2] + 2 { 0.0 } else { -1e4 });
             softmax(&(x[0].matmul(&kt(&x[1])) / 4.0 + mask)).matmul(&x[2])
         }),
-        spelling("causal and padded", &with(mapped(&[2, 1, 1, 7], keep).of(DType::Bool)), CAUSAL, |x| {
-            let s = x[0].matmul(&kt(&x[1])) / 4.0;
-            let keep = lower(5, 7).logical_and(&x[3].logical_or(&lower(5, 7).logical_not()));
-            let keep = keep.logical_and(&lower(5, 7));
-            softmax(&keep.select(&s, &scalar(f64::NEG_INFINITY))).matmul(&x[2])
-        }),
-        spelling("a window", &qkv, &[
-            "ScaledDotProductAttention { scale: None, causal: true, window: Some((2, 0)), softcap: None }",
-        ], |x| {
-            let s = x[0].matmul(&kt(&x[1])) / 4.0;
-            let column = Tensor::iota(Spec::new(DType::I64, [1, 7]), 1);
-            let row = Tensor::iota(Spec::new(DType::I64, [5, 1]), 0) + 2.0;
-            let near = column.gt(&(row - 3.0));
-            let keep = lower(5, 7).logical_and(&near);
-            softmax(&keep.select(&s, &scalar(f64::NEG_INFINITY))).matmul(&x[2])
-        }),
+        spelling(
+            "causal and padded",
+            &with(mapped(&[2, 1, 1, 7], keep).of(DType::Bool)),
+            CAUSAL,
+            |x| {
+                let s = x[0].matmul(&kt(&x[1])) / 4.0;
+                let keep = lower(5, 7).logical_and(&x[3].logical_or(&lower(5, 7).logical_not()));
+                let keep = keep.logical_and(&lower(5, 7));
+                softmax(&keep.select(&s, &scalar(f64::NEG_INFINITY))).matmul(&x[2])
+            },
+        ),
+        spelling(
+            "transformers: a mask of four axes, causal and padded",
+            &with(mapped(&[2, 1, 1, 7], keep).of(DType::Bool)),
+            PLAIN,
+            |x| {
+                let keep = lower(5, 7).logical_and(&x[3]);
+                let mask = keep.select(&scalar(0.0), &scalar(f64::from(f32::MIN)));
+                softmax(&(x[0].matmul(&kt(&x[1])) / 4.0 + mask)).matmul(&x[2])
+            },
+        ),
+        spelling(
+            "a window",
+            &qkv,
+            &[
+                "ScaledDotProductAttention { scale: None, causal: true, window: Some((2, 0)), softcap: None }",
+            ],
+            |x| {
+                let s = x[0].matmul(&kt(&x[1])) / 4.0;
+                let column = Tensor::iota(Spec::new(DType::I64, [1, 7]), 1);
+                let row = Tensor::iota(Spec::new(DType::I64, [5, 1]), 0) + 2.0;
+                let near = column.gt(&(row - 3.0));
+                let keep = lower(5, 7).logical_and(&near);
+                softmax(&keep.select(&s, &scalar(f64::NEG_INFINITY))).matmul(&x[2])
+            },
+        ),
         spelling("transformers: repeat_kv", &grouped, PLAIN, |x| {
-            let repeat = |t: &Tensor| {
-                t.unsqueeze(2).broadcast_to(&[2, 2, 2, 7, 16]).reshape(&[2, 4, 7, 16])
-            };
+            let repeat =
+                |t: &Tensor| t.unsqueeze(2).broadcast_to(&[2, 2, 2, 7, 16]).reshape(&[2, 4, 7, 16]);
             softmax(&(x[0].matmul(&kt(&repeat(&x[1]))) * 0.25)).matmul(&repeat(&x[2]))
         }),
-        spelling("Gemma 2: capped scores", &qkv, &[
-            "ScaledDotProductAttention { scale: None, causal: false, window: None, softcap: Some(50.0) }",
-        ], |x| {
-            let s = x[0].matmul(&kt(&x[1])) * 0.25;
-            softmax(&((s / 50.0).tanh() * 50.0)).matmul(&x[2])
-        }),
+        spelling(
+            "Gemma 2: capped scores",
+            &qkv,
+            &[
+                "ScaledDotProductAttention { scale: None, causal: false, window: None, softcap: Some(50.0) }",
+            ],
+            |x| {
+                let s = x[0].matmul(&kt(&x[1])) * 0.25;
+                softmax(&((s / 50.0).tanh() * 50.0)).matmul(&x[2])
+            },
+        ),
         spelling("gpt-oss: sinks as one more column", &with(normal(&[4])), PLAIN, |x| {
             let s = x[0].matmul(&kt(&x[1])) * 0.25;
             let z = x[3].reshape(&[1, 4, 1, 1]).broadcast_to(&[2, 4, 5, 1]);
@@ -360,26 +396,29 @@ fn rotations_of_exporters_are_found() {
     let x = normal(&[2, 3, 5, 16]);
     let ids = integers(&[2, 5], &[0, 1, 2, 3, 4, 7, 8, 9, 10, 11]);
     check(vec![
-        spelling("transformers: angles by a product of matrices", &[x.clone(), ids.clone()], ROPE, |x| {
-            let inverse = frequencies(8).reshape(&[1, 8, 1]).broadcast_to(&[2, 8, 1]);
-            let position = x[1].reshape(&[2, 1, 5]).cast(DType::F32);
-            let f = inverse.matmul(&position).transpose(&[0, 2, 1]);
-            let f = Tensor::concat(&[&f, &f], -1);
-            let (cos, sin) = (f.cos().unsqueeze(1), f.sin().unsqueeze(1));
-            &x[0] * cos + rotate_half(&x[0]) * sin
-        }),
-        spelling("tables that are stored", &[x.clone()], ROPE, |x| {
-            let angle = |at: &[usize]| {
-                (at[2] as f64 * 10000f64.powf(-((at[3] % 8) as f64) / 8.0)) as f32
-            };
+        spelling(
+            "transformers: angles by a product of matrices",
+            &[x.clone(), ids.clone()],
+            ROPE,
+            |x| {
+                let inverse = frequencies(8).reshape(&[1, 8, 1]).broadcast_to(&[2, 8, 1]);
+                let position = x[1].reshape(&[2, 1, 5]).cast(DType::F32);
+                let f = inverse.matmul(&position).transpose(&[0, 2, 1]);
+                let f = Tensor::concat(&[&f, &f], -1);
+                let (cos, sin) = (f.cos().unsqueeze(1), f.sin().unsqueeze(1));
+                &x[0] * cos + rotate_half(&x[0]) * sin
+            },
+        ),
+        spelling("tables that are stored", std::slice::from_ref(&x), ROPE, |x| {
+            let angle =
+                |at: &[usize]| (at[2] as f64 * 10000f64.powf(-((at[3] % 8) as f64) / 8.0)) as f32;
             let cos = constant(&[1, 1, 5, 16], |at| f64::from(angle(at).cos()));
             let sin = constant(&[1, 1, 5, 16], |at| f64::from(angle(at).sin()));
             &x[0] * cos + rotate_half(&x[0]) * sin
         }),
         spelling("tables that positions choose from", &[x.clone(), ids], ROPE, |x| {
-            let angle = |at: &[usize]| {
-                (at[0] as f64 * 10000f64.powf(-((at[1] % 8) as f64) / 8.0)) as f32
-            };
+            let angle =
+                |at: &[usize]| (at[0] as f64 * 10000f64.powf(-((at[1] % 8) as f64) / 8.0)) as f32;
             let cos = constant(&[32, 16], |at| f64::from(angle(at).cos())).gather(0, &x[1]);
             let sin = constant(&[32, 16], |at| f64::from(angle(at).sin())).gather(0, &x[1]);
             &x[0] * cos.unsqueeze(1) + rotate_half(&x[0]) * sin.unsqueeze(1)
@@ -391,15 +430,37 @@ fn rotations_of_exporters_are_found() {
             let turned = &turn * f.cos() + rotate_half(&turn) * f.sin();
             Tensor::concat(&[&turned, &x[0].slice(-1, 16..20)], -1)
         }),
-        spelling("GPT-J: neighbours, by reshapes", &[normal(&[1, 5, 3, 16])], &[
-            "Rope { dims: 16, base: 10000.0, scale: 1.0, amplitude: 1.0, layout: Interleaved, sequence_axis: ThirdLast }",
-        ], |x| {
-            let f = Tensor::iota(Spec::new(DType::F32, [5, 1, 1]), 0) * frequencies(8);
-            let p = x[0].reshape(&[1, 5, 3, 8, 2]);
-            let (a, b) = (p.slice(-1, 0..1).squeeze(-1), p.slice(-1, 1..2).squeeze(-1));
-            let (u, v) = (&a * f.cos() - &b * f.sin(), &b * f.cos() + &a * f.sin());
-            Tensor::concat(&[&u.unsqueeze(-1), &v.unsqueeze(-1)], -1).reshape(&[1, 5, 3, 16])
-        }),
+        spelling(
+            "GPT-J: rotate_every_two, tables that are stored",
+            std::slice::from_ref(&x),
+            &[
+                "Rope { dims: 16, base: 10000.0, scale: 1.0, amplitude: 1.0, layout: Interleaved, sequence_axis: SecondLast }",
+            ],
+            |x| {
+                let angle = |at: &[usize]| {
+                    (at[2] as f64 * 10000f64.powf(-((at[3] / 2) as f64) / 8.0)) as f32
+                };
+                let cos = constant(&[1, 1, 5, 16], |at| f64::from(angle(at).cos()));
+                let sin = constant(&[1, 1, 5, 16], |at| f64::from(angle(at).sin()));
+                let (a, b) = (x[0].slice_step(-1, 0, 2, 8), x[0].slice_step(-1, 1, 2, 8));
+                let r = Tensor::concat(&[&(-b).unsqueeze(-1), &a.unsqueeze(-1)], -1);
+                &x[0] * cos + r.reshape(&[2, 3, 5, 16]) * sin
+            },
+        ),
+        spelling(
+            "GPT-J: neighbours, by reshapes",
+            &[normal(&[1, 5, 3, 16])],
+            &[
+                "Rope { dims: 16, base: 10000.0, scale: 1.0, amplitude: 1.0, layout: Interleaved, sequence_axis: ThirdLast }",
+            ],
+            |x| {
+                let f = Tensor::iota(Spec::new(DType::F32, [5, 1, 1]), 0) * frequencies(8);
+                let p = x[0].reshape(&[1, 5, 3, 8, 2]);
+                let (a, b) = (p.slice(-1, 0..1).squeeze(-1), p.slice(-1, 1..2).squeeze(-1));
+                let (u, v) = (&a * f.cos() - &b * f.sin(), &b * f.cos() + &a * f.sin());
+                Tensor::concat(&[&u.unsqueeze(-1), &v.unsqueeze(-1)], -1).reshape(&[1, 5, 3, 16])
+            },
+        ),
     ]);
 }
 
@@ -418,11 +479,14 @@ fn the_plain_layers_of_models_are_found_in_their_primitives() {
     });
     let graph = graph.composed().expect("primitives");
     let (found, report) = recognised(&graph, &recognisers());
-    assert_eq!(blocks(&found), [
-        "LayerNorm { eps: 1e-5 }",
-        "Linear { activation: Gelu(Erf) }",
-        "ScaledDotProductAttention { scale: None, causal: true, window: None, softcap: None }",
-    ]);
+    assert_eq!(
+        blocks(&found),
+        [
+            "LayerNorm { eps: 1e-5 }",
+            "Linear { activation: Gelu(Erf) }",
+            "ScaledDotProductAttention { scale: None, causal: true, window: None, softcap: None }",
+        ]
+    );
     assert_eq!(report.replaced(), 3, "{report}");
     expect_none(differs("layers", &graph, &found, &values, 2e-5).into_iter().collect());
 }

@@ -52,8 +52,10 @@
 
 mod known;
 mod matcher;
+#[cfg(test)]
+mod tests;
 
-pub use known::{before_widening, known, number_of, same_value, tidy};
+pub use known::{before_widening, known, number_of, passes, same_value, tidy};
 pub use matcher::Match;
 pub(crate) use matcher::{Attempt, attempt, leaks};
 

@@ -174,12 +174,8 @@ pub struct RuleReport {
 
 impl RewriteReport {
     fn of(rules: &[Rule]) -> RewriteReport {
-        let line = |r: &Rule| RuleReport {
-            name: r.name,
-            replaced: 0,
-            no_effect: 0,
-            refused: Vec::new(),
-        };
+        let line =
+            |r: &Rule| RuleReport { name: r.name, replaced: 0, no_effect: 0, refused: Vec::new() };
         RewriteReport { rules: rules.iter().map(line).collect() }
     }
 

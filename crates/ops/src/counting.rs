@@ -102,9 +102,7 @@ fn count(t: &Tensor, depth: usize) -> Option<Counted> {
             a.coef[*axis] = step;
             numbers.iter().enumerate().all(even).then_some(a)
         }
-        Some(Prim::Cast | Prim::Broadcast) if t.input(0)?.dtype() != DType::Bool => {
-            of(0)
-        }
+        Some(Prim::Cast | Prim::Broadcast) if t.input(0)?.dtype() != DType::Bool => of(0),
         Some(Prim::Reshape) => {
             let map = unit_moves(t.input(0)?.shape(), t.shape())?;
             Some(of(0)?.moved(rank, |a| map[a]))
@@ -143,7 +141,6 @@ fn count(t: &Tensor, depth: usize) -> Option<Counted> {
         _ => None,
     }
 }
-
 
 /// The tensor as counting, if it is nothing else.
 pub(crate) fn counted(t: &Tensor) -> Option<Counted> {

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod cases;
+mod masks;
 mod operands;
 mod oracle;
 mod recognise;

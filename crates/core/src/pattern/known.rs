@@ -134,6 +134,16 @@ pub(crate) fn widens(from: DType, to: DType) -> bool {
     }
 }
 
+/// Whether a node is a cast between floats that loses nothing that a result of type `root` keeps:
+/// a narrow type in the middle of a wide graph is meant.
+pub fn passes(cast: &Tensor, root: DType) -> bool {
+    let (Some(Prim::Cast), Some(x)) = (cast.prim(), cast.input(0)) else { return false };
+    match (exactness(cast.dtype()), exactness(x.dtype()), exactness(root)) {
+        (Some(to), Some(from), Some(root)) => to >= root || to >= from,
+        _ => false,
+    }
+}
+
 /// The tensor before casts that change no number.
 pub fn before_widening(t: &Tensor) -> &Tensor {
     let mut t = t;

@@ -3,12 +3,14 @@
 //! Every operand carries a *frame*: which axis of the root each of its axes is. Broadcasts keep it,
 //! axes of extent 1 may come and go, and what is captured twice must be seen in one frame.
 
+mod arithmetic;
+
 use super::{
     Axis, Kind, Pattern,
-    known::{before_widening, exactness, number_of, same_value, slack, tidy, widens},
+    known::{before_widening, number_of, passes, same_value, slack, tidy, widens},
     mirrored,
 };
-use crate::{Binary, Prim, Reduce, Site, Tensor, Unary};
+use crate::{Binary, Prim, Site, Tensor, Unary};
 use std::rc::Rc;
 
 /// A pattern leaves few ways open; one that leaves more is given up.
@@ -180,7 +182,8 @@ pub(crate) fn leaks(site: Site<'_>, interior: &[Tensor]) -> Option<String> {
         if site.is_output(t) {
             return Some(format!("the {} inside ({}) is an output of the graph", t.name(), t.at()));
         }
-        let users = inside.iter().copied().chain((!inside.iter().any(|i| i.is(root))).then_some(root));
+        let users =
+            inside.iter().copied().chain((!inside.iter().any(|i| i.is(root))).then_some(root));
         let edges: usize =
             users.map(|u| u.inputs().iter().flatten().filter(|i| i.is(t)).count()).sum();
         if site.uses(t) > edges {
@@ -227,9 +230,9 @@ impl Search<'_> {
         match &*pattern.0 {
             Kind::Product(items) => self.product(items, t, frame, next, state),
             Kind::Sum(items) => self.sum(items, t, frame, next, state),
-            Kind::OneOf(all) => all
-                .iter()
-                .find_map(|p| self.run(push(one(p), t, frame, next), state.clone())),
+            Kind::OneOf(all) => {
+                all.iter().find_map(|p| self.run(push(one(p), t, frame, next), state.clone()))
+            }
             Kind::Named(name, p) => {
                 self.bind(name, Captured::Tensor(t.clone(), frame.clone()), &mut state)?;
                 self.run(push(one(p), t, frame, next), state)
@@ -324,17 +327,11 @@ impl Search<'_> {
     fn through(&self, t: &Tensor, frame: &Frame) -> Option<(Tensor, Frame)> {
         let x = t.input(0)?;
         match t.prim()? {
-            Prim::Cast => {
-                let (to, from) = (exactness(t.dtype())?, exactness(x.dtype())?);
-                // Between wide types nothing is lost; a narrow one in a wide graph is meant.
-                let enough = to >= exactness(self.root.dtype())? || to >= from;
-                enough.then(|| (x.clone(), frame.clone()))
-            }
+            Prim::Cast => passes(t, self.root.dtype()).then(|| (x.clone(), frame.clone())),
             Prim::Broadcast => Some((x.clone(), frame.clone())),
             Prim::Reshape => {
-                let long = |s: &[usize]| -> Vec<usize> {
-                    (0..s.len()).filter(|&i| s[i] != 1).collect()
-                };
+                let long =
+                    |s: &[usize]| -> Vec<usize> { (0..s.len()).filter(|&i| s[i] != 1).collect() };
                 let (from, to) = (long(x.shape()), long(t.shape()));
                 let same = from.len() == to.len()
                     && from.iter().zip(&to).all(|(&a, &b)| x.shape()[a] == t.shape()[b]);
@@ -376,9 +373,8 @@ impl Search<'_> {
             let mut state = state.clone();
             state.done += 1;
             state.interior.push(t.clone());
-            let goals = parts.iter().rev().fold(next.clone(), |g, (p, t)| {
-                push(one(p), t, frame, &g)
-            });
+            let goals =
+                parts.iter().rev().fold(next.clone(), |g, (p, t)| push(one(p), t, frame, &g));
             self.run(goals, state)
         };
         let power = |n: f64| y.and_then(number_of) == Some(n);
@@ -401,9 +397,7 @@ impl Search<'_> {
             (Kind::Neg(p), Prim::Binary(Binary::Sub)) => {
                 found(&[(&super::near(0.0), x), (p, y?)], frame)
             }
-            (Kind::Neg(p), Prim::Binary(Binary::Mul)) => {
-                found(&[(&(p * -1.0), t)], frame)
-            }
+            (Kind::Neg(p), Prim::Binary(Binary::Mul)) => found(&[(&(p * -1.0), t)], frame),
             (Kind::Binary(wanted, p, q), Prim::Binary(b)) if wanted == b => {
                 let y = y?;
                 found(&[(p, x), (q, y)], frame).or_else(|| {
@@ -454,160 +448,22 @@ impl Search<'_> {
             let mut free = (0..rank).filter(|a| !frame.contains(&Some(*a)));
             full.iter_mut().filter(|f| f.is_none()).for_each(|f| *f = free.next());
         }
-        let over: Vec<Option<usize>> = axes.iter().map(|&a| full.get(a).copied().flatten()).collect();
+        let over: Vec<Option<usize>> =
+            axes.iter().map(|&a| full.get(a).copied().flatten()).collect();
         match (wanted, &over[..]) {
             (Axis::Last, [Some(a)]) if a + 1 == rank => {}
             (Axis::Named(name), [Some(a)]) => self.bind(name, Captured::Axis(*a), state)?,
             _ => {
                 self.miss(state, || match over.iter().all(Option::is_some) && axes.len() == 1 {
-                    true => format!("the {what} is over axis {axes:?} of {}, not the last", t.spec()),
+                    true => {
+                        format!("the {what} is over axis {axes:?} of {}, not the last", t.spec())
+                    }
                     false => format!("the {what} is over axes {axes:?} of {}, not one", t.spec()),
                 });
                 return None;
             }
         }
         Some(full.into())
-    }
-
-    fn mean(
-        &mut self,
-        axis: Axis,
-        p: &Pattern,
-        t: &Tensor,
-        frame: &Frame,
-        next: &Goals,
-        mut state: State,
-    ) -> Option<State> {
-        let (mut total, mut frame, mut inside) = (t.clone(), frame.clone(), vec![t.clone()]);
-        let mut count = None;
-        if let (Some(Prim::Binary(b @ (Binary::Mul | Binary::Div))), Some(x), Some(y)) =
-            (t.prim(), t.input(0), t.input(1))
-        {
-            match (number_of(x), number_of(y)) {
-                (_, Some(n)) => {
-                    total = x.clone();
-                    count = Some(if *b == Binary::Div { n } else { 1.0 / n });
-                }
-                (Some(n), _) if *b == Binary::Mul => {
-                    total = y.clone();
-                    count = Some(1.0 / n);
-                }
-                _ => return None,
-            }
-        }
-        while !matches!(total.prim(), Some(Prim::Reduce(..))) {
-            let Some((inner, f)) = self.through(&total, &frame) else { return None };
-            // A division below the broadcast is found from there.
-            if !total.is(t) {
-                inside.push(total.clone());
-            }
-            (total, frame) = (inner, f);
-            if matches!(total.prim(), Some(Prim::Binary(Binary::Mul | Binary::Div))) {
-                if count.is_some() {
-                    return None;
-                }
-                state.interior.extend(inside);
-                return self.mean(axis, p, &total, &frame, next, state);
-            }
-        }
-        let (Some(Prim::Reduce(Reduce::Sum, axes)), Some(x)) = (total.prim(), total.input(0)) else {
-            return None;
-        };
-        state.done += 1;
-        let frame = self.reduced(axis, axes, &total, &frame, &mut state, "mean")?;
-        let extent: usize = axes.iter().map(|&a| x.shape()[a]).product();
-        let n = count.unwrap_or(1.0);
-        // A narrow type holds an inverse only nearly, and a large extent too.
-        if (n - extent as f64).abs() > slack(t.dtype()).max(1e-6) * extent as f64 {
-            return self.miss(&state, || {
-                format!("the sum over {extent} elements is divided by {n}: it is no mean")
-            });
-        }
-        state.interior.extend(inside);
-        state.interior.push(total.clone());
-        self.run(push(one(p), x, &frame, next), state)
-    }
-
-    fn product(
-        &mut self,
-        items: &[Pattern],
-        t: &Tensor,
-        frame: &Frame,
-        next: &Goals,
-        state: State,
-    ) -> Option<State> {
-        if let [single] = items {
-            return self.run(push(one(single), t, frame, next), state);
-        }
-        let deeper = State { done: state.done + 1, ..state.clone() };
-        let deeper = || {
-            let mut s = deeper.clone();
-            s.interior.push(t.clone());
-            s
-        };
-        let (prim, x, y) = (t.prim()?, t.input(0)?, t.input(1));
-        let equal = items.iter().all(|i| i.same(&items[0]));
-        match prim {
-            Prim::Binary(Binary::Mul) => splits(items).find_map(|(a, b)| {
-                let goals = push(Want::Product(b), y?, frame, next);
-                self.run(push(Want::Product(a), x, frame, &goals), deeper())
-            }),
-            Prim::Binary(Binary::Div) => {
-                let whole = (Vec::new(), items.to_vec());
-                splits(items).chain([whole]).find_map(|(a, b)| {
-                    let b = b.iter().map(Pattern::inverted).collect();
-                    let a = if a.is_empty() { one(&super::near(1.0)) } else { Want::Product(a) };
-                    let goals = push(Want::Product(b), y?, frame, next);
-                    self.run(push(a, x, frame, &goals), deeper())
-                })
-            }
-            Prim::Binary(Binary::Pow) if equal && number_of(y?) == Some(items.len() as f64) => {
-                self.run(push(one(&items[0]), x, frame, next), deeper())
-            }
-            Prim::Unary(Unary::Neg) => {
-                let at = items.iter().position(|i| matches!(*i.0, Kind::Near(_)))?;
-                let mut items = items.to_vec();
-                items[at] = items[at].negated();
-                self.run(push(Want::Product(items), x, frame, next), deeper())
-            }
-            _ => self.below(Want::Product(items.to_vec()), t, frame, next, state),
-        }
-    }
-
-    fn sum(
-        &mut self,
-        items: &[Pattern],
-        t: &Tensor,
-        frame: &Frame,
-        next: &Goals,
-        state: State,
-    ) -> Option<State> {
-        if let [single] = items {
-            return self.run(push(one(single), t, frame, next), state);
-        }
-        let deeper = || {
-            let mut s = state.clone();
-            s.done += 1;
-            s.interior.push(t.clone());
-            s
-        };
-        let (prim, x, y) = (t.prim()?, t.input(0)?, t.input(1));
-        match prim {
-            Prim::Binary(Binary::Add) => splits(items).find_map(|(a, b)| {
-                let goals = push(Want::Sum(b), y?, frame, next);
-                self.run(push(Want::Sum(a), x, frame, &goals), deeper())
-            }),
-            Prim::Binary(Binary::Sub) => splits(items).find_map(|(a, b)| {
-                let b = b.iter().map(Pattern::negated).collect();
-                let goals = push(Want::Sum(b), y?, frame, next);
-                self.run(push(Want::Sum(a), x, frame, &goals), deeper())
-            }),
-            Prim::Unary(Unary::Neg) => {
-                let items = items.iter().map(Pattern::negated).collect();
-                self.run(push(Want::Sum(items), x, frame, next), deeper())
-            }
-            _ => self.below(Want::Sum(items.to_vec()), t, frame, next, state),
-        }
     }
 }
 
@@ -620,21 +476,9 @@ fn push(want: Want, t: &Tensor, frame: &Frame, next: &Goals) -> Goals {
     Some(Rc::new(Goal { want, tensor, frame, next }))
 }
 
-/// Every way to part a list in two that are not empty.
-fn splits(items: &[Pattern]) -> impl Iterator<Item = (Vec<Pattern>, Vec<Pattern>)> {
-    (1..(1usize << items.len()) - 1).map(move |mask| {
-        let side = |wanted: bool| {
-            let chosen = (0..items.len()).filter(move |i| (mask >> i & 1 == 1) == wanted);
-            chosen.map(|i| items[i].clone()).collect()
-        };
-        (side(true), side(false))
-    })
-}
-
 /// Whether two frames do not contradict one another on axes that have extents.
 fn agree(a: &Frame, b: &Frame, shape: &[usize]) -> bool {
     a.len() == b.len()
-        && (0..a.len()).all(|i| {
-            shape.get(i) == Some(&1) || a[i].is_none() || b[i].is_none() || a[i] == b[i]
-        })
+        && (0..a.len())
+            .all(|i| shape.get(i) == Some(&1) || a[i].is_none() || b[i].is_none() || a[i] == b[i])
 }

@@ -7,8 +7,8 @@
 use super::{Activation, Linear, LinearInputs};
 use crate::GeluForm;
 use frit_graph::{
-    Binary, Block, Prim, Rewrite, Rule, Site, Tensor, Unary,
-    pattern::{Pattern, any, before_widening, binary, sigmoid, unary, vector},
+    Binary, Block, DType, Prim, Rewrite, Rule, Site, Tensor, Unary,
+    pattern::{Pattern, any, before_widening, binary, passes, sigmoid, unary, vector},
 };
 
 pub(super) fn rules() -> Vec<Rule> {
@@ -45,11 +45,12 @@ fn under_views(t: &Tensor) -> &Tensor {
     t
 }
 
-/// Views of `t` that keep its last axis, into `inside`, and what is under them.
-fn rows(t: &Tensor, inside: &mut Vec<Tensor>) -> Tensor {
+/// Views of `t` that keep its last axis and what the root keeps, into `inside`, and what is under
+/// them.
+fn rows(t: &Tensor, root: DType, inside: &mut Vec<Tensor>) -> Tensor {
     let mut t = t.clone();
     while let Some(x) = t.input(0).cloned().filter(|x| {
-        is_view(&t) && x.dtype().is_float() && x.spec().last() == t.spec().last()
+        is_view(&t) && (x.dtype() == t.dtype() || passes(&t, root)) && x.spec().last() == t.spec().last()
     }) {
         inside.push(t);
         t = x;
@@ -68,14 +69,14 @@ fn layer(
         return None;
     }
     let mut inside = vec![root.clone()];
-    let mut t = rows(root, &mut inside);
+    let mut t = rows(root, root.dtype(), &mut inside);
     let mut activation = Activation::Identity;
     let found = activations.iter().find_map(|(a, p)| Some((*a, p.find(&t)?)));
     if let Some((a, m)) = found {
         let x = m.tensor("x")?.clone();
         inside.extend_from_slice(m.interior());
         inside.extend(widened(&x, m.interior()));
-        (activation, t) = (a, rows(&x, &mut inside));
+        (activation, t) = (a, rows(&x, root.dtype(), &mut inside));
     }
     let mut bias = None;
     if let Some(m) = biased.find(&t) {
@@ -83,7 +84,7 @@ fn layer(
         bias = m.vector("bias").map(|b| before_widening(&b).clone());
         inside.extend_from_slice(m.interior());
         inside.extend(widened(&x, m.interior()));
-        t = rows(&x, &mut inside);
+        t = rows(&x, root.dtype(), &mut inside);
     }
     let (Some(Prim::MatMul), Some(x), Some(right)) = (t.prim(), t.input(0), t.input(1)) else {
         return None;

@@ -160,18 +160,18 @@ pub(super) fn angles(
     }
     match (c.is_angle, s.is_angle) {
         (true, true) if same_value(&c.seen.t, &s.seen.t) => {
-            let mut a = product(&c.seen, x, half)?;
+            let mut a = product(&c.seen, x, half, layout)?;
             a.amplitude = c.amplitude;
             Ok(a)
         }
         (true, true) => Err("cosine and sine are of different angles".into()),
-        (false, false) => stored(&c, &s, x, half),
+        (false, false) => stored(&c, &s, x, half, layout),
         _ => Err("only one of cosine and sine is computed".into()),
     }
 }
 
 /// Angles that are positions times frequencies.
-fn product(angle: &Seen, x: &[usize], half: usize) -> Result<Angles, String> {
+fn product(angle: &Seen, x: &[usize], half: usize, layout: RopeLayout) -> Result<Angles, String> {
     let last = x.len() - 1;
     let (p, q, outer) = match (angle.t.prim(), angle.t.input(0), angle.t.input(1)) {
         (Some(Prim::Binary(Binary::Mul)), Some(p), Some(q)) => (p, q, false),
@@ -198,7 +198,7 @@ fn product(angle: &Seen, x: &[usize], half: usize) -> Result<Angles, String> {
         (_, true) => (p, q),
         _ => return Err("the frequencies do not run along the last axis".into()),
     };
-    let mut found = frequencies(&frequency.t, half)?;
+    let mut found = frequencies(&frequency.t, half, layout)?;
     positions(position, x, &mut found)?;
     Ok(found)
 }
@@ -215,10 +215,18 @@ fn plain() -> Angles {
     }
 }
 
-fn frequencies(t: &Tensor, half: usize) -> Result<Angles, String> {
+fn frequencies(t: &Tensor, half: usize, layout: RopeLayout) -> Result<Angles, String> {
     let mut a = plain();
     match known(t, READ) {
-        Some(v) => set_frequencies(&mut a, &v.to_f64(), 1e-6)?,
+        Some(v) => {
+            let all = v.to_f64();
+            let f: Vec<f64> = (0..half.min(all.len())).map(|i| all[of_pair(i, all.len(), half, layout)]).collect();
+            let repeats = |(i, n): (usize, &f64)| f.get(pair(i, all.len(), half, layout)) == Some(n);
+            if f.len() != half || !all.iter().enumerate().all(repeats) {
+                return Err(format!("{} frequencies do not fit {half} pairs", all.len()));
+            }
+            set_frequencies(&mut a, &f, 1e-6)?;
+        }
         None => {
             let mut t = t;
             while let (Some(Prim::Reshape | Prim::Broadcast | Prim::Cast), Some(x)) =
@@ -339,8 +347,30 @@ fn given(p: &Seen, a: &mut Angles) -> Result<(), String> {
     Ok(())
 }
 
+/// The pair that a column of a table is for.
+fn pair(column: usize, width: usize, half: usize, layout: RopeLayout) -> usize {
+    match layout {
+        RopeLayout::Interleaved if width > half => column / 2,
+        _ => column % half,
+    }
+}
+
+/// The first column of a table for a pair.
+fn of_pair(pair: usize, width: usize, half: usize, layout: RopeLayout) -> usize {
+    match layout {
+        RopeLayout::Interleaved if width > half => 2 * pair,
+        _ => pair,
+    }
+}
+
 /// Tables that are known, row for row of the positions 0, 1, 2, ... or chosen from by positions.
-fn stored(c: &Table, s: &Table, x: &[usize], half: usize) -> Result<Angles, String> {
+fn stored(
+    c: &Table,
+    s: &Table,
+    x: &[usize],
+    half: usize,
+    layout: RopeLayout,
+) -> Result<Angles, String> {
     let unknown = "the cosines are a table that is not known when the graph is compiled";
     let mut a = plain();
     let (cos, sin) = match (c.seen.t.prim(), s.seen.t.prim()) {
@@ -374,7 +404,7 @@ fn stored(c: &Table, s: &Table, x: &[usize], half: usize) -> Result<Angles, Stri
     let read = |t: &Tensor| known(before_widening(t), READ).map(|v| v.to_f64()).ok_or(unknown);
     let (cos, sin) = (read(&cos)?, read(&sin)?);
     let width = c.seen.t.spec().last().unwrap_or(0);
-    if width % half != 0 || width == 0 || cos.len() != sin.len() {
+    if (width != half && width != 2 * half) || cos.len() != sin.len() {
         return Err("the tables do not fit the pairs".into());
     }
     let at = |t: &[f64], row: usize, i: usize| t[row * width + i];
@@ -384,7 +414,10 @@ fn stored(c: &Table, s: &Table, x: &[usize], half: usize) -> Result<Angles, Stri
         a.amplitude = 1.0;
     }
     if rows > 1 {
-        let f: Vec<f64> = (0..half).map(|i| at(&sin, 1, i).atan2(at(&cos, 1, i))).collect();
+        let f: Vec<f64> = (0..half)
+            .map(|i| of_pair(i, width, half, layout))
+            .map(|i| at(&sin, 1, i).atan2(at(&cos, 1, i)))
+            .collect();
         set_frequencies(&mut a, &f, 1e-5)?;
     }
     let scale = a.scale;
@@ -396,7 +429,7 @@ fn stored(c: &Table, s: &Table, x: &[usize], half: usize) -> Result<Angles, Stri
     // Tables are made in f32: their angles are as exact as that.
     for row in 0..rows {
         for i in 0..width {
-            let (s, c) = (row as f64 * frequency(i % half)).sin_cos();
+            let (s, c) = (row as f64 * frequency(pair(i, width, half, layout))).sin_cos();
             let bound = 4e-7 * (1.0 + row as f64);
             let off = (at(&cos, row, i) - c * a.amplitude)
                 .abs()

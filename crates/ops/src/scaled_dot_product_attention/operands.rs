@@ -1,6 +1,6 @@
 //! Queries, keys and values before what others do to them on the way into a product.
 
-use super::recognise::Shape;
+use super::masks::Shape;
 use frit_graph::{
     Binary, Prim, Tensor,
     pattern::{before_widening, number_of},

@@ -158,6 +158,25 @@ fn attention_that_is_none_stays_and_what_it_can_say_keeps_its_numbers() {
     let with = |more: Operand| [q.clone(), k.clone(), k.clone(), more];
     let never = "ScaledDotProductAttention";
     check(vec![
+        miss("weights that are rounded in a wide graph", &qkv, never, None, |x| {
+            let p = softmax(&x[0].matmul(&x[1].swap_axes(-1, -2)));
+            vec![p.cast(DType::BF16).cast(DType::F32).matmul(&x[2])]
+        }),
+        miss(
+            "a length and a row without keys, under a finite number",
+            &with(integers(&[], &[3])),
+            "Nothing",
+            None,
+            |x| {
+                let column = Tensor::iota(Spec::new(DType::I64, [1, 5]), 1);
+                let row = Tensor::iota(Spec::new(DType::I64, [5, 1]), 0);
+                // Row 0 keeps nothing.
+                let keep = column.lt(&x[3]).logical_and(&column.lt(&row));
+                let s = x[0].matmul(&x[1].swap_axes(-1, -2));
+                let s = keep.select(&s, &Tensor::scalar(DType::F32, -1e30));
+                vec![softmax(&s).matmul(&x[2])]
+            },
+        ),
         miss("softmax over the queries", &qkv, never, None, |x| {
             let s = x[0].matmul(&x[1].swap_axes(-1, -2));
             let e = (&s - s.max(&[-2])).exp();
@@ -251,6 +270,10 @@ fn affine_layers_that_are_none_stay() {
             None,
             |x| vec![x[0].matmul(&x[1].transpose(&[1, 0])) + &x[2]],
         ),
+        miss("a weight that is quantised is another operation", &x, "Linear", None, |x| {
+            let w = x[1].cast(DType::I32).cast(DType::F32) * x[2].unsqueeze(1);
+            vec![x[0].matmul(&w.transpose(&[1, 0]))]
+        }),
         miss("a weight that is not transposed", &x, "Linear", None, |x| {
             vec![x[0].matmul(&x[1]) + &x[2]]
         }),

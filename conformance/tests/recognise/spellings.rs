@@ -490,3 +490,63 @@ fn the_plain_layers_of_models_are_found_in_their_primitives() {
     assert_eq!(report.replaced(), 3, "{report}");
     expect_none(differs("layers", &graph, &found, &values, 2e-5).into_iter().collect());
 }
+
+/// A block of a decoder as transformers writes it, over weights of one layer.
+fn decoder_block(x: &Tensor, layer: usize) -> Tensor {
+    let (b, t, h, kv, d) = (1, 6, 4, 2, 8);
+    let c = h * d;
+    let w = |name: &str, shape: &[usize]| {
+        Tensor::param(&format!("{layer}.{name}"), Spec::new(DType::F32, shape))
+    };
+    let norm = |x: &Tensor, name: &str| {
+        let inverse = (x.pow(&scalar(2.0)).mean(&[-1]) + 1e-5).rsqrt();
+        w(name, &[c]) * (x * inverse)
+    };
+    let dense =
+        |x: &Tensor, name: &str, n: usize, k: usize| x.matmul(&w(name, &[n, k]).transpose(&[1, 0]));
+    let heads = |x: Tensor, n: usize| x.reshape(&[b, t, n, d]).transpose(&[0, 2, 1, 3]);
+    let f = Tensor::iota(Spec::new(DType::F32, [t, 1]), 0) * frequencies(d / 2);
+    let f = Tensor::concat(&[&f, &f], -1);
+    let (cos, sin) = (f.cos(), f.sin());
+    let rotate = |x: &Tensor| x * &cos + rotate_half(x) * &sin;
+    let repeat =
+        |x: Tensor| x.unsqueeze(2).broadcast_to(&[b, kv, h / kv, t, d]).reshape(&[b, h, t, d]);
+    let n = norm(x, "attention_norm");
+    let q = rotate(&heads(dense(&n, "q", c, c), h));
+    let k = repeat(rotate(&heads(dense(&n, "k", kv * d, c), kv)));
+    let v = repeat(heads(dense(&n, "v", kv * d, c), kv));
+    let mask = lower(t, t).select(&scalar(0.0), &scalar(f64::from(f32::MIN)));
+    let p = softmax(&(q.matmul(&kt(&k)) * (1.0 / (d as f64).sqrt()) + mask));
+    let y = p.matmul(&v).transpose(&[0, 2, 1, 3]).reshape(&[b, t, c]);
+    let x = x + dense(&y, "o", c, c);
+    let n = norm(&x, "norm");
+    let gate = dense(&n, "gate", 2 * c, c);
+    let y = &gate * gate.sigmoid() * dense(&n, "up", 2 * c, c);
+    x + dense(&y, "down", c, 2 * c)
+}
+
+#[test]
+fn a_whole_decoder_is_found_layer_by_layer_and_nothing_is_left_composed() {
+    let layers = 40;
+    let graph = Graph::trace(&[Spec::new(DType::F32, [1, 6, 32])], |x| {
+        vec![(0..layers).fold(x[0].clone(), |x, layer| decoder_block(&x, layer))]
+    })
+    .expect("a graph");
+    let (found, report) = recognised(&graph, &recognisers());
+    let counts = found.histogram();
+    for (name, n) in [
+        ("rms_norm", 2),
+        ("linear", 7),
+        ("rope", 2),
+        ("scaled_dot_product_attention", 1),
+        ("swiglu", 1),
+        ("add", 2),
+    ] {
+        assert_eq!(counts.get(name), Some(&(n * layers)), "{name}: {report}");
+    }
+    let views = ["param", "input", "reshape", "transpose"];
+    let other = counts.iter().filter(|(name, _)| views.contains(name)).map(|(_, n)| n);
+    let known: usize = 15 * layers;
+    assert_eq!(other.sum::<usize>() + known, found.nodes().len(), "{found}");
+    assert!(report.rules.iter().all(|r| r.refused.is_empty()), "{report}");
+}

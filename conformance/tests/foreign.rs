@@ -4,9 +4,11 @@
 use frit_cpu::{Context, Cpu, CpuKernel, Out, View};
 use frit_graph::{
     Block, DType, Decline, Error, Graph, Outcome, Params, Policy, Reference, Rewrite, Rule,
-    ShapeError, Spec, Tensor, Value, compile, operands, rewrite,
+    ShapeError, Spec, Tensor, Unary, Value, compile, operands,
+    pattern::{any, unary},
+    recognise, rewrite,
 };
-use frit_ops::fast;
+use frit_ops::{fast, recognisers};
 
 /// `y = x * |x|`
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +88,27 @@ fn a_foreign_block_is_composed_where_its_kernel_declines_or_is_absent() {
         assert_eq!(program.report().lines[0].outcome, Outcome::Composed(Decline::NoKernel));
         assert_eq!(program.run(vec![numbers(DType::F32)]).expect("it runs")[0].to_f64(), WANTED);
     }
+}
+
+#[test]
+fn a_foreign_block_is_found_by_its_foreign_pattern_among_those_of_the_catalogue() {
+    let x = any("x");
+    let formula = &x * unary(Unary::Abs, &x);
+    let theirs = Rule::formula(SignedSquare::NAME, [("x |x|", formula)], |m| {
+        Ok(Tensor::block(SignedSquare, Operand { x: m.main("x")? }))
+    });
+    let graph = Graph::trace(&[Spec::new(DType::F32, [2, 3])], |x| {
+        let x = x[0].transpose(&[1, 0]);
+        vec![1.0 + x.abs() * &x]
+    })
+    .expect("a graph");
+    let rules: Vec<Rule> = [theirs].into_iter().chain(recognisers()).collect();
+    let (found, report) = recognise(&graph, &rules).expect("recognised");
+    assert_eq!((report.replaced(), report.rules[0].replaced), (1, 1), "{report}");
+    let cpu = Cpu::default().with::<SignedSquare>();
+    let program = compile(&found, &cpu, &Params::new(), Policy::Deny).expect("fused");
+    assert_eq!(program.report().fused(), 1);
+    assert_eq!(program.run(vec![numbers(DType::F32)]).expect("it runs")[0].to_f64(), WANTED);
 }
 
 /// A layer of a library that has its own root-mean-square norm, with a weight stored minus one.

@@ -4,7 +4,7 @@ use crate::{
     Array, Case, Entry, Options, check,
     catalogue::{integers, normal},
 };
-use frit_graph::{Block, ShapeError, Spec, Tensor, operands};
+use frit_graph::{Block, Prim, Rewrite, Rule, ShapeError, Spec, Tensor, operands};
 
 /// The cache with `new` written over it from position `start` of the sequence axis.
 ///
@@ -100,6 +100,20 @@ impl Entry for CacheAppend {
             y.data[(lead * s + start + at) * d + c] = *v;
         }
         y
+    }
+
+    fn recognise() -> Vec<Rule> {
+        vec![
+            Rule::new(Self::NAME, |site| match (site.node().prim(), site.node().inputs()) {
+                (Some(Prim::Update(2)), [Some(cache), Some(new), Some(start)])
+                    if cache.rank() == 4 && cache.dtype().is_float() =>
+                {
+                    Rewrite::of(site.node(), cache_append(cache, new, start))
+                }
+                _ => Rewrite::NoMatch,
+            })
+            .at(["update"]),
+        ]
     }
 
     fn cases() -> Vec<Case<CacheAppend>> {

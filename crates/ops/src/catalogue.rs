@@ -4,7 +4,7 @@
 //! adds its file and its line there and nothing else.
 
 use crate::{encoding::Encoding, options::Options};
-use frit_graph::{Block, DType, DynBlock, Operands, Slot, Spec, Tensor, Value};
+use frit_graph::{Block, DType, DynBlock, Operands, Rule, Slot, Spec, Tensor, Value};
 use std::sync::Arc;
 
 /// Numbers in f64 with a shape: what oracles read and write.
@@ -270,10 +270,10 @@ pub trait Entry: Block {
         None
     }
 
-    /// Recognises this Block in a graph of primitives; the default recognises nothing.
-    fn recognise(root: &Tensor) -> Option<(Self, Self::Inputs<Tensor>)> {
-        let _ = root;
-        None
+    /// Rules that find this Block in a graph of primitives, for [`frit_graph::recognise`]; the
+    /// default finds nothing.
+    fn recognise() -> Vec<Rule> {
+        Vec::new()
     }
 }
 
@@ -363,8 +363,8 @@ pub struct Line {
     pub cases: fn() -> Vec<DynCase>,
     /// The Block from its options by name.
     pub parse: fn(&mut Options) -> Result<Arc<dyn DynBlock>, String>,
-    /// Recognises it in a graph of primitives.
-    pub recognise: fn(&Tensor) -> Option<Tensor>,
+    /// Rules that find it in a graph of primitives.
+    pub recognise: fn() -> Vec<Rule>,
 }
 
 impl Line {
@@ -378,7 +378,7 @@ impl Line {
             slots: <B::Inputs<Tensor> as Operands<Tensor>>::slots,
             cases: cases::<B>,
             parse: |o| Ok(Arc::new(B::parse(o)?)),
-            recognise: |t| B::recognise(t).map(|(b, x)| Tensor::block(b, x)),
+            recognise: B::recognise,
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     Array, Case, Entry, Options, check,
     catalogue::{integers, normal},
 };
-use frit_graph::{Block, ShapeError, Spec, Tensor, operands};
+use frit_graph::{Block, Prim, Rewrite, Rule, ShapeError, Spec, Tensor, operands};
 
 /// `y[.., c] = weight[ids[..], c]`.
 ///
@@ -74,6 +74,20 @@ impl Entry for Embedding {
         let rows = i.ids.data.iter().map(|&r| &i.weight.data[r as usize * c..][..c]);
         let data = rows.flatten().copied().collect();
         Array { shape: [&i.ids.shape[..], &[c]].concat(), data }
+    }
+
+    fn recognise() -> Vec<Rule> {
+        vec![
+            Rule::new(Self::NAME, |site| match (site.node().prim(), site.node().inputs()) {
+                (Some(Prim::Gather(0)), [Some(weight), Some(ids)])
+                    if weight.rank() == 2 && weight.dtype().is_float() =>
+                {
+                    Rewrite::of(site.node(), embedding(weight, ids))
+                }
+                _ => Rewrite::NoMatch,
+            })
+            .at(["gather"]),
+        ]
     }
 
     fn cases() -> Vec<Case<Embedding>> {

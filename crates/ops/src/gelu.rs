@@ -1,7 +1,11 @@
 //! Gaussian error linear unit (Hendrycks and Gimpel, 2016).
 
 use crate::{Array, Case, Entry, Options, catalogue::normal, check};
-use frit_graph::{Block, DType, ShapeError, Spec, Tensor, operands, reference::erf};
+use frit_graph::{
+    Block, DType, Rule, ShapeError, Spec, Tensor, operands,
+    pattern::{Pattern, any, erf as erf_of, one_of, sigmoid},
+    reference::erf,
+};
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
 /// How the Gaussian distribution function is computed.
@@ -66,6 +70,40 @@ impl GeluForm {
         }
     }
 
+    /// How others write it, of the operand `x`: every form with its spelling.
+    pub(crate) fn spellings(x: &Pattern) -> Vec<(GeluForm, &'static str, Pattern)> {
+        let root = (2.0 / PI).sqrt();
+        // The cubic of the tanh form times a number: as a sum, as a product, multiplied out.
+        let cubic = |by: f64| {
+            one_of([
+                (x + x.cubed() * 0.044715) * by,
+                x * (1.0 + x.squared() * 0.044715) * by,
+                x * by + x.cubed() * (0.044715 * by),
+            ])
+        };
+        let halves = |f: Pattern| {
+            [
+                // torch, transformers, paddle2onnx, Keras: the order of the factors is open.
+                x * 0.5 * (1.0 + &f),
+                // tf2onnx: the distribution function first, multiplied out.
+                x * (0.5 + &f * 0.5),
+                x * 0.5 + x * 0.5 * &f,
+            ]
+        };
+        let [erf_a, erf_b, erf_c] = halves(erf_of(x * FRAC_1_SQRT_2));
+        let [tanh_a, tanh_b, tanh_c] = halves(cubic(root).tanh());
+        vec![
+            (GeluForm::Erf, "x/2 (1 + erf)", erf_a),
+            (GeluForm::Erf, "x (1/2 + erf/2)", erf_b),
+            (GeluForm::Erf, "x/2 + x/2 erf", erf_c),
+            (GeluForm::Tanh, "x/2 (1 + tanh)", tanh_a),
+            (GeluForm::Tanh, "x (1/2 + tanh/2)", tanh_b),
+            (GeluForm::Tanh, "x/2 + x/2 tanh", tanh_c),
+            (GeluForm::Tanh, "x sigmoid of twice the cubic", x * sigmoid(cubic(2.0 * root))),
+            (GeluForm::Quick, "x sigmoid(1.702 x)", x * sigmoid(x * 1.702)),
+        ]
+    }
+
     /// The value in float64.
     pub(crate) fn oracle(self, x: f64) -> f64 {
         match self {
@@ -114,6 +152,15 @@ impl Entry for Gelu {
     fn oracle(&self, i: UnaryInputs<&Array>) -> Array {
         let data = i.x.data.iter().map(|&x| self.form.oracle(x)).collect();
         Array { shape: i.x.shape.clone(), data }
+    }
+
+    fn recognise() -> Vec<Rule> {
+        let rule = |wanted: GeluForm| {
+            let all = GeluForm::spellings(&any("x")).into_iter();
+            let spellings = all.filter(|s| s.0 == wanted).map(|s| (s.1, s.2));
+            Rule::formula(Self::NAME, spellings, move |m| Ok(gelu(&m.main("x")?, wanted)))
+        };
+        vec![rule(GeluForm::Erf), rule(GeluForm::Tanh), rule(GeluForm::Quick)]
     }
 
     fn cases() -> Vec<Case<Gelu>> {

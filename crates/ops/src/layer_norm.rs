@@ -4,7 +4,10 @@ use crate::{
     Array, Case, Entry, Options, check,
     catalogue::{Operand, normal, weight},
 };
-use frit_graph::{Block, DType, ShapeError, Spec, Tensor, operands};
+use frit_graph::{
+    Block, DType, Rule, ShapeError, Spec, Tensor, operands,
+    pattern::{Axis, any, mean, number, one_of, rsqrt, vector},
+};
 
 /// `y = (x - mean) / sqrt(var + eps) * weight + bias`, over the last axis, with the biased variance.
 ///
@@ -103,6 +106,30 @@ impl Entry for LayerNorm {
             }
         }
         y
+    }
+
+    fn recognise() -> Vec<Rule> {
+        let (x, weight, bias) = (any("x"), vector("weight"), vector("bias"));
+        let average = mean(&x, Axis::Last);
+        let centred = &x - &average;
+        // TensorFlow's squared difference may stand either way round.
+        let squares = one_of([centred.squared(), (&average - &x).squared()]);
+        let inverse = rsqrt(mean(squares, Axis::Last) + number("eps"));
+        let norm = &centred * &inverse;
+        let spellings = [
+            // torch's exporters (Pow, Sqrt, Div), paddle2onnx, transformers (Mul, Rsqrt).
+            ("weight and bias", &norm * &weight + &bias),
+            ("weight", &norm * &weight),
+            ("bias", &norm + &bias),
+            ("plain", norm),
+            // Keras and tf2onnx: tf.nn.batch_normalization, the weight drawn into the inverse.
+            ("scale and shift", &x * &inverse * &weight + (&bias - &average * &inverse * &weight)),
+        ];
+        vec![Rule::formula(Self::NAME, spellings, |m| {
+            let eps = m.number("eps").ok_or("no epsilon")?;
+            let (weight, bias) = (m.vector("weight"), m.vector("bias"));
+            Ok(layer_norm(&m.main("x")?, weight.as_ref(), bias.as_ref(), eps))
+        })]
     }
 
     fn cases() -> Vec<Case<LayerNorm>> {

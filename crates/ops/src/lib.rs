@@ -8,6 +8,7 @@
 
 pub mod catalogue;
 mod check;
+mod counting;
 mod encoding;
 mod options;
 
@@ -52,6 +53,16 @@ catalogue! {
     dequantize::Dequantize { DequantizeInputs } fast { dequantize };
     quantized_matmul::QuantizedMatmul { Activations, QuantizedMatmulInputs }
         fast { quantized_matmul };
+}
+
+/// Every rule that finds an operation in a graph of primitives, for [`frit_graph::recognise`]:
+/// where two formulas end in the same node, the larger one comes first.
+pub fn recognisers() -> Vec<frit_graph::Rule> {
+    let larger = ["scaled_dot_product_attention", "linear", "layer_norm", "rope", "swiglu"];
+    let place = |l: &&Line| larger.iter().position(|n| *n == l.name).unwrap_or(larger.len());
+    let mut lines: Vec<&Line> = CATALOGUE.iter().collect();
+    lines.sort_by_key(place);
+    lines.into_iter().flat_map(|l| (l.recognise)()).collect()
 }
 
 /// The operation of this name; `sdpa` is short for `scaled_dot_product_attention`.

@@ -1,7 +1,9 @@
 //! The affine layer, with the activation that follows it.
 
+mod recognise;
+
 use crate::{Array, Case, Entry, GeluForm, Options, catalogue::{Operand, normal}, check};
-use frit_graph::{Block, DType, ShapeError, Spec, Tensor, operands};
+use frit_graph::{Block, DType, Rule, ShapeError, Spec, Tensor, operands};
 
 /// The function after a linear layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,6 +174,10 @@ impl Entry for Linear {
 
     fn flops(&self, i: LinearInputs<&Spec>) -> Option<f64> {
         Some(2.0 * (i.x.numel() * i.weight.shape[0]) as f64)
+    }
+
+    fn recognise() -> Vec<Rule> {
+        recognise::rules()
     }
 
     fn cases() -> Vec<Case<Linear>> {

@@ -4,7 +4,10 @@ use crate::{
     Array, Case, Entry, Options, check,
     catalogue::{Operand, normal, weight},
 };
-use frit_graph::{Block, DType, ShapeError, Spec, Tensor, operands};
+use frit_graph::{
+    Block, DType, Rule, ShapeError, Spec, Tensor, operands,
+    pattern::{Axis, any, mean, number, sqrt, vector},
+};
 
 /// `y = x / sqrt(mean(x^2) + eps) * weight`, over the last axis.
 ///
@@ -90,6 +93,24 @@ impl Entry for RmsNorm {
             }
         }
         y
+    }
+
+    fn recognise() -> Vec<Rule> {
+        let (x, weight, eps) = (any("x"), vector("weight"), number("eps"));
+        let square = mean(x.squared(), Axis::Last);
+        let norm = &x / sqrt(&square + &eps);
+        let spellings = [
+            // transformers and torch (Pow or Mul, Rsqrt and Mul), tf2onnx and paddle2onnx (Sqrt and
+            // Div); a weight stored minus one (Gemma) is the sum of it and one.
+            ("weight", &norm * &weight),
+            ("plain", norm),
+            ("weight, no eps", &x / sqrt(&square) * &weight),
+            ("plain, no eps", &x / sqrt(&square)),
+        ];
+        vec![Rule::formula(Self::NAME, spellings, |m| {
+            let eps = m.number("eps").unwrap_or(0.0);
+            Ok(rms_norm(&m.main("x")?, m.vector("weight").as_ref(), eps))
+        })]
     }
 
     fn cases() -> Vec<Case<RmsNorm>> {

@@ -1,10 +1,13 @@
 //! Rotary position embedding (Su et al., 2021).
 
+mod recognise;
+mod tables;
+
 use crate::{
     Array, Case, Entry, Options, check,
     catalogue::{Operand, integers, mapped, normal},
 };
-use frit_graph::{Block, DType, ShapeError, Spec, Tensor, Value, operands};
+use frit_graph::{Block, DType, Rule, ShapeError, Spec, Tensor, Value, operands};
 
 /// Which elements of a head form the pairs that are rotated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -283,6 +286,10 @@ impl Entry for Rope {
             }
         }
         y
+    }
+
+    fn recognise() -> Vec<Rule> {
+        recognise::rules()
     }
 
     fn cases() -> Vec<Case<Rope>> {

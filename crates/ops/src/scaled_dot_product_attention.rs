@@ -1,10 +1,14 @@
 //! Scaled dot-product attention (Vaswani et al., 2017) with grouped heads, masks, windows and sinks.
 
+mod bounds;
 mod cases;
+mod masks;
+mod operands;
 mod oracle;
+mod recognise;
 
 use crate::{Array, Case, Entry, Options, check};
-use frit_graph::{Block, DType, ShapeError, Spec, Tensor, broadcast_shapes, operands};
+use frit_graph::{Block, DType, Rule, ShapeError, Spec, Tensor, broadcast_shapes, operands};
 
 /// `softmax(q k^T * scale + mask) v`, for each query head.
 ///
@@ -275,6 +279,10 @@ impl Entry for ScaledDotProductAttention {
         let kept = |r: usize| if self.causal { (s + r + 1).saturating_sub(t).min(s) } else { s };
         let pairs: usize = (0..t).map(kept).sum();
         Some(2.0 * (b * h * pairs * (d + dv)) as f64)
+    }
+
+    fn recognise() -> Vec<Rule> {
+        recognise::rules()
     }
 
     fn cases() -> Vec<Case<ScaledDotProductAttention>> {

@@ -1,7 +1,10 @@
 //! Sigmoid linear unit (Elfwing, Uchibe and Doya, 2017).
 
 use crate::{Array, Case, Entry, Options, UnaryInputs, catalogue::normal, check};
-use frit_graph::{Block, DType, ShapeError, Spec, Tensor};
+use frit_graph::{
+    Block, DType, Rule, ShapeError, Spec, Tensor,
+    pattern::{any, sigmoid},
+};
 
 /// `y = x * sigmoid(x)`, elementwise.
 ///
@@ -58,6 +61,13 @@ impl Entry for Silu {
     fn oracle(&self, i: UnaryInputs<&Array>) -> Array {
         let data = i.x.data.iter().map(|x| x / (1.0 + (-x).exp())).collect();
         Array { shape: i.x.shape.clone(), data }
+    }
+
+    fn recognise() -> Vec<Rule> {
+        let x = any("x");
+        // Also x / (1 + exp(-x)), as a sigmoid that was taken apart.
+        let spellings = [("x sigmoid(x)", &x * sigmoid(&x))];
+        vec![Rule::formula(Self::NAME, spellings, |m| Ok(silu(&m.main("x")?)))]
     }
 
     fn cases() -> Vec<Case<Silu>> {

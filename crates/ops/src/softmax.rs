@@ -1,7 +1,10 @@
 //! Softmax over one axis.
 
 use crate::{Array, Case, Entry, Options, UnaryInputs, catalogue::normal, check};
-use frit_graph::{Block, DType, ShapeError, Spec, Tensor};
+use frit_graph::{
+    Block, DType, Reduce, Rule, ShapeError, Spec, Tensor,
+    pattern::{Axis, any, reduce},
+};
 
 /// `y = exp(x - max(x)) / sum(exp(x - max(x)))`, along `axis`.
 ///
@@ -84,6 +87,21 @@ impl Entry for Softmax {
             places().for_each(|p| y.data[p] = (i.x.data[p] - top).exp() / sum);
         }
         y
+    }
+
+    fn recognise() -> Vec<Rule> {
+        let (x, axis) = (any("x"), Axis::Named("axis"));
+        let plain = x.exp();
+        let stable = (&x - reduce(Reduce::Max, &x, axis)).exp();
+        let spellings = [
+            ("stable", &stable / reduce(Reduce::Sum, &stable, axis)),
+            ("plain", &plain / reduce(Reduce::Sum, &plain, axis)),
+        ];
+        vec![Rule::formula(Self::NAME, spellings, |m| {
+            let axis = m.axis("axis").ok_or("no axis")?;
+            let last = axis + 1 == m.root().rank();
+            Ok(softmax(&m.main("x")?, if last { -1 } else { axis as isize }))
+        })]
     }
 
     fn cases() -> Vec<Case<Softmax>> {

@@ -1,7 +1,10 @@
 //! The gate of feed-forward layers (Shazeer, 2020).
 
 use crate::{Array, Case, Entry, Options, catalogue::normal, check};
-use frit_graph::{Block, DType, ShapeError, Spec, Tensor, operands};
+use frit_graph::{
+    Block, DType, Prim, Rule, ShapeError, Spec, Tensor, operands,
+    pattern::{any, sigmoid},
+};
 
 /// `y = gate * sigmoid(gate) * up`, elementwise.
 ///
@@ -68,6 +71,18 @@ impl Entry for SwiGlu {
         let pairs = i.gate.data.iter().zip(&i.up.data);
         let data = pairs.map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
         Array { shape: i.gate.shape.clone(), data }
+    }
+
+    fn recognise() -> Vec<Rule> {
+        let gate = any("gate");
+        // What is broadcast is a scale and no projection.
+        let up = any("up").when("the other factor is broadcast", |t| {
+            !matches!(t.prim(), Some(Prim::Broadcast | Prim::Constant(_)))
+        });
+        let spellings = [("silu(gate) up", &gate * sigmoid(&gate) * up)];
+        vec![Rule::formula(Self::NAME, spellings, |m| {
+            Ok(swiglu(&m.main("gate")?, &m.main("up")?))
+        })]
     }
 
     fn cases() -> Vec<Case<SwiGlu>> {

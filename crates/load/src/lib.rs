@@ -39,10 +39,12 @@ mod error;
 mod folder;
 mod json;
 mod mapped;
+pub mod onnx;
 pub mod safetensors;
 mod writer;
 
 pub use checkpoint::{Checkpoint, Format};
 pub use error::LoadError;
 pub use folder::open;
+pub use onnx::OnnxModel;
 pub use writer::write;

@@ -34,9 +34,9 @@ fn judge(folder: &Path, backend: &dyn Backend) -> Found {
         (Ok(i), Ok(o)) => (i, o),
         (Err(e), _) | (_, Err(e)) => return wrong(e),
     };
-    let specs: BTreeMap<_, _> =
-        model.inputs().iter().zip(&inputs).map(|(p, v)| (p.name.clone(), v.spec().clone())).collect();
-    let (graph, params) = match model.graph(&specs) {
+    let values: BTreeMap<_, _> =
+        model.inputs().iter().zip(&inputs).map(|(p, v)| (p.name.clone(), v.clone())).collect();
+    let (graph, params, _) = match model.graph_for(&values) {
         Ok(g) => g,
         Err(e) => return wrong(e),
     };

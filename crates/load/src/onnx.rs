@@ -32,7 +32,7 @@ use import::{Importer, Scope, leaf};
 use known::Known;
 use proto::Extent;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -152,7 +152,7 @@ impl OnnxModel {
         let params: Params = weights.collect();
         let inputs = graph.inputs.iter().filter(|i| !tensors.contains_key(&i.name));
         let inputs = inputs.map(|i| port(i, path)).collect::<Result<Vec<_>, _>>()?;
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         if let Some(twice) = inputs.iter().find(|i| !seen.insert(&i.name)) {
             return Err(LoadError::tensor(path, &twice.name, "is an input twice"));
         }
@@ -196,6 +196,33 @@ impl OnnxModel {
     /// An input that is missing, unknown or of another type or shape; operators that are not
     /// supported, all in one error; a node that breaks the rules of its operator.
     pub fn graph(&self, specs: &BTreeMap<String, Spec>) -> Result<(Graph, Params), LoadError> {
+        let (graph, _) = self.import(specs, HashMap::new())?;
+        Ok((graph, self.params.clone()))
+    }
+
+    /// [`OnnxModel::graph`] for these very inputs: values that decide a shape may be among them
+    /// (the wanted size of a Resize, the axes of a reduction). The names of the inputs that did are
+    /// given too: the graph is for these values of them, and for any values of the others.
+    ///
+    /// # Errors
+    /// As [`OnnxModel::graph`].
+    pub fn graph_for(
+        &self,
+        inputs: &BTreeMap<String, Value>,
+    ) -> Result<(Graph, Params, Vec<String>), LoadError> {
+        let specs = inputs.iter().map(|(n, v)| (n.clone(), v.spec().clone())).collect();
+        let given = self.inputs.iter().enumerate();
+        let given = given.filter_map(|(i, p)| Some((i, inputs.get(&p.name)?.clone())));
+        let (graph, used) = self.import(&specs, given.collect())?;
+        let names = used.into_iter().map(|i| self.inputs[i].name.clone()).collect();
+        Ok((graph, self.params.clone(), names))
+    }
+
+    fn import(
+        &self,
+        specs: &BTreeMap<String, Spec>,
+        given: HashMap<usize, Value>,
+    ) -> Result<(Graph, BTreeSet<usize>), LoadError> {
         let inputs = self.bind(specs)?;
         let mut scope = Scope::new();
         let used = self.used();
@@ -214,7 +241,7 @@ impl OnnxModel {
             files: &self.files,
             functions: &self.functions,
             opsets: &self.opsets,
-            known: Known::new(self.params.clone()),
+            known: Known::new(self.params.clone(), given),
             nodes: 0,
         };
         let names: Vec<&str> = self.outputs.iter().map(|o| o.name.as_str()).collect();
@@ -222,13 +249,12 @@ impl OnnxModel {
         let outputs = items.into_iter().map(|i| i.t).collect();
         let graph = Graph::new(inputs, outputs)
             .map_err(|e| LoadError::format(&self.path, shown(&e.to_string())))?;
-        Ok((graph, self.params.clone()))
+        Ok((graph, importer.known.used()))
     }
 
     /// Names that something reads.
-    fn used(&self) -> std::collections::HashSet<&str> {
-        let mut names: std::collections::HashSet<&str> =
-            self.outputs.iter().map(|o| o.name.as_str()).collect();
+    fn used(&self) -> HashSet<&str> {
+        let mut names: HashSet<&str> = self.outputs.iter().map(|o| o.name.as_str()).collect();
         for node in &self.nodes {
             import::uses(node, &mut names);
         }
@@ -289,15 +315,16 @@ impl Port {
 }
 
 fn port(info: &proto::ValueInfo, path: &Path) -> Result<Port, LoadError> {
-    let Some(code) = info.code else {
-        return Err(LoadError::tensor(path, &info.name, "is no tensor"));
-    };
-    let elem = Elem::of(code).map_err(|dtype| LoadError::Dtype {
+    let dtype = |dtype| LoadError::Dtype {
         path: path.into(),
         name: info.name.clone(),
         dtype,
-        supported: "floats of 16 to 64 bits, integers of 2 to 64 bits, and booleans",
-    })?;
+        supported: "tensors of floats of 16 to 64 bits, integers of 2 to 64 bits, and booleans",
+    };
+    let Some(code) = info.code else {
+        return Err(dtype("a sequence, a map or an optional".into()));
+    };
+    let elem = Elem::of(code).map_err(dtype)?;
     let dim = |e: &Extent| match e {
         // A negative extent is what some writers put where they know none.
         Extent::Known(n) => usize::try_from(*n).map_or(Dim::Any, Dim::Known),

@@ -113,7 +113,7 @@ impl Call<'_> {
     /// The integers of an operand that must be known now; `None` where it is absent.
     pub(super) fn static_ints(&self, i: usize) -> Result<Option<Vec<i64>>, Fault> {
         let Some(t) = self.opt_t(i) else { return Ok(None) };
-        match self.known.value(t) {
+        match self.known.demanded(t) {
             Some(v) => Ok(Some(v.to_i64())),
             None => unsupported(format!("input {i} depends on values at run time")),
         }
@@ -122,7 +122,7 @@ impl Call<'_> {
     /// The numbers of an operand that must be known now; `None` where it is absent.
     pub(super) fn static_floats(&self, i: usize) -> Result<Option<Vec<f64>>, Fault> {
         let Some(t) = self.opt_t(i) else { return Ok(None) };
-        match self.known.value(t) {
+        match self.known.demanded(t) {
             Some(v) => Ok(Some(v.to_f64())),
             None => unsupported(format!("input {i} depends on values at run time")),
         }

@@ -190,7 +190,7 @@ fn conv_transpose(c: &Call<'_>) -> Answer {
         }
     };
     let (strides, dilations) = (list("strides", 1)?, list("dilations", 1)?);
-    let extra = list("output_padding", 0)?;
+    let mut extra = list("output_padding", 0)?;
     let pads = c.ints("pads").filter(|p| p.len() == 2 * n).map(|p| p.to_vec());
     let wanted = c.ints("output_shape").filter(|s| s.len() >= n).map(|s| s[s.len() - n..].to_vec());
     let auto = c.text("auto_pad", "NOTSET");
@@ -218,6 +218,10 @@ fn conv_transpose(c: &Call<'_>) -> Answer {
             None if same => Some((shape[i + 2] * strides[i]) as i64),
             None => None,
         };
+        // What is missing is appended.
+        let more = target.map_or(0, |t| (t - full).clamp(0, 1 << 31));
+        extra[i] += more as usize;
+        let full = full + more;
         let (low, high) = match target {
             Some(target) => {
                 let total = (full - target).max(0);

@@ -158,18 +158,30 @@ fn clip(c: &Call<'_>) -> Answer {
     one(x.with(y))
 }
 
-/// Shifts of unsigned numbers are products and quotients of powers of two.
+/// Shifts are products and quotients of powers of two.
 fn shift(c: &Call<'_>) -> Answer {
     let (a, b) = pair(c)?;
-    let power = Tensor::scalar(DType::I64, 2.0).pow(&b.t.cast(DType::I64));
-    let x = a.t.cast(DType::I64);
-    let y = match &*c.text("direction", "") {
-        "LEFT" => x * power,
+    let left = match &*c.text("direction", "") {
+        "LEFT" => true,
         "RIGHT" if a.e == Elem::U64 => return unsupported("u64 to the right"),
-        "RIGHT" => x.binary(&power, Binary::Div),
+        "RIGHT" => false,
         other => return Err(format!("direction `{other}`").into()),
     };
-    one(a.wrapped(y.cast(a.t.dtype())))
+    // As far as the type is wide and farther, nothing is left but the sign.
+    let number = |n: f64| Tensor::scalar(DType::I64, n);
+    let (by, width) = (b.t.cast(DType::I64), a.e.bits() as f64);
+    let far = by.lt(&number(0.0)).logical_or(&by.ge(&number(width)));
+    let power = number(2.0).pow(&far.select(&number(0.0), &by));
+    let x = a.t.cast(DType::I64);
+    let (y, rest) = match left {
+        true => (&x * &power, number(0.0).broadcast_to(x.shape())),
+        // Rounded down, not to zero.
+        false => {
+            let down = (&x - modulo(&x, &power)).binary(&power, Binary::Div);
+            (down, x.lt(&number(0.0)).select(&number(-1.0), &number(0.0)))
+        }
+    };
+    one(a.wrapped(far.select(&rest, &y).cast(a.t.dtype())))
 }
 
 /// The item in another element type.

@@ -20,6 +20,9 @@ pub(super) const TABLE: &[(&str, Handler)] = &[
     ("Compress", compress),
 ];
 
+/// One element is updated at most so often.
+const MOST_ROUNDS: usize = 64;
+
 /// Indices from the front, below `extent`; negative ones count from the end.
 fn from_front(c: &Call<'_>, indices: &Tensor, extent: usize) -> Tensor {
     if let Some(known) = c.known.value(indices) {
@@ -113,25 +116,47 @@ fn gather_nd(c: &Call<'_>) -> Answer {
     one(x.with(y.reshape(&shape)))
 }
 
-/// `x` with `updates` written to known places, the last write winning: every element of the result
-/// is chosen from both.
+/// `x` with `updates` written to known places: every element of the result is chosen from both.
+/// Where several updates meet, each one is a round of its own.
 fn write(c: &Call<'_>, x: &Item, places: &Tensor, updates: &Tensor) -> Answer {
-    if !matches!(&*c.text("reduction", "none"), "none") {
-        return unsupported(format!("reduction {}", c.text("reduction", "none")));
-    }
-    let Some(known) = c.known.value(places) else {
+    let Some(known) = c.known.demanded(places) else {
         return unsupported("indices that depend on values at run time");
     };
+    let reduction = c.text("reduction", "none");
     let n = x.t.spec().numel();
-    let mut from: Vec<i64> = (0..n as i64).collect();
+    let mut rounds: Vec<Vec<i64>> = Vec::new();
+    let mut met = vec![0usize; n];
     for (i, place) in known.to_i64().into_iter().enumerate() {
-        let slot = usize::try_from(place).ok().and_then(|p| from.get_mut(p));
-        let Some(slot) = slot else { return Err(format!("no element {place}").into()) };
-        *slot = (n + i) as i64;
+        let place = usize::try_from(place).ok().filter(|&p| p < n);
+        let Some(place) = place else { return Err("an index is out of range".into()) };
+        // Of plain writes the last one wins.
+        let round = if reduction == "none" { 0 } else { met[place] };
+        met[place] += 1;
+        if rounds.len() == round {
+            rounds.push(vec![-1; n]);
+        }
+        rounds[round][place] = i as i64;
     }
-    let both = [x.t.reshape(&[n]), updates.reshape(&[updates.spec().numel()])];
-    let all = Tensor::concat(&both.each_ref(), 0);
-    one(x.with(all.gather(0, &integers(x.t.shape(), from))))
+    if rounds.len() > MOST_ROUNDS {
+        return unsupported(format!("{} updates of one element", rounds.len()));
+    }
+    let part = updates.reshape(&[updates.spec().numel()]);
+    let mut y = x.t.clone();
+    for from in rounds {
+        let chosen = integers(x.t.shape(), from);
+        let zero = Tensor::scalar(DType::I64, 0.0);
+        let new = part.gather(0, &chosen.maximum(&zero));
+        let new = match &*reduction {
+            "none" => new,
+            "add" => &y + new,
+            "mul" => &y * new,
+            "max" => y.maximum(&new),
+            "min" => y.minimum(&new),
+            other => return unsupported(format!("reduction {other}")),
+        };
+        y = chosen.ge(&zero).select(&new, &y);
+    }
+    one(x.wrapped(y))
 }
 
 fn scatter_elements(c: &Call<'_>) -> Answer {

@@ -332,7 +332,11 @@ fn depth_to_space(c: &Call<'_>) -> Answer {
 fn space_to_depth(c: &Call<'_>) -> Answer {
     let x = c.item(0)?;
     let ([n, ch, h, w], b) = image(c)?;
-    let t = x.t.reshape(&[n, ch, h / b, b, w / b, b]).transpose(&[0, 3, 5, 1, 2, 4]);
+    let perm = match &*c.text("mode", "DCR") {
+        "DCR" => [0, 3, 5, 1, 2, 4],
+        _ => [0, 1, 3, 5, 2, 4],
+    };
+    let t = x.t.reshape(&[n, ch, h / b, b, w / b, b]).transpose(&perm);
     one(x.with(t.reshape(&[n, ch * b * b, h / b, w / b])))
 }
 

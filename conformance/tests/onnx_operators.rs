@@ -21,7 +21,9 @@ fn tensors(folder: &Path, kind: &str, count: usize) -> Result<Vec<Value>, LoadEr
 
 fn judge(folder: &Path, backend: &dyn Backend) -> Found {
     let wrong = |e: LoadError| match e {
-        LoadError::Unsupported { .. } | LoadError::Dtype { .. } => Found::Unsupported(e.to_string()),
+        LoadError::Unsupported { .. } | LoadError::Dtype { .. } => {
+            Found::Unsupported(e.to_string())
+        }
         _ => Found::Failed(e.to_string()),
     };
     let model = match OnnxModel::open(folder.join("model.onnx")) {
@@ -30,10 +32,11 @@ fn judge(folder: &Path, backend: &dyn Backend) -> Found {
     };
     let data = folder.join("test_data_set_0");
     let read = |kind: &str, n: usize| tensors(&data, kind, n);
-    let (inputs, outputs) = match (read("input", model.inputs().len()), read("output", model.outputs().len())) {
-        (Ok(i), Ok(o)) => (i, o),
-        (Err(e), _) | (_, Err(e)) => return wrong(e),
-    };
+    let (inputs, outputs) =
+        match (read("input", model.inputs().len()), read("output", model.outputs().len())) {
+            (Ok(i), Ok(o)) => (i, o),
+            (Err(e), _) | (_, Err(e)) => return wrong(e),
+        };
     let values: BTreeMap<_, _> =
         model.inputs().iter().zip(&inputs).map(|(p, v)| (p.name.clone(), v.clone())).collect();
     let (graph, params, _) = match model.graph_for(&values) {
@@ -56,7 +59,8 @@ fn judge(folder: &Path, backend: &dyn Backend) -> Found {
             _ => (0.0, 0.0),
         };
         for (j, (g, w)) in got.to_f64().iter().zip(wanted.to_f64()).enumerate() {
-            let same = *g == w || (g.is_nan() && w.is_nan()) || (g - w).abs() <= atol + rtol * w.abs();
+            let same =
+                *g == w || (g.is_nan() && w.is_nan()) || (g - w).abs() <= atol + rtol * w.abs();
             if !same {
                 return Found::Failed(format!("output {i}[{j}] is {g}, not {w}"));
             }
@@ -74,11 +78,13 @@ fn cases_of_a_folder() {
     folders.sort();
     let cpu = Cpu::on(Pool::new(2));
     let cpu = if composed { cpu.without_fused() } else { cpu };
-    let backend: &dyn Backend = if std::env::var_os("FRIT_REFERENCE").is_some() { &Reference } else { &cpu };
+    let backend: &dyn Backend =
+        if std::env::var_os("FRIT_REFERENCE").is_some() { &Reference } else { &cpu };
     let (mut passed, mut unsupported, mut failed) = (0, 0, 0);
     for folder in folders {
         let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
-        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| judge(&folder, backend)));
+        let found =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| judge(&folder, backend)));
         match found {
             Ok(Found::Passed) => passed += 1,
             Ok(Found::Unsupported(why)) => {

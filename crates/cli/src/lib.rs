@@ -2,7 +2,8 @@
 //!
 //! It is a library so that tests and other tools of the workspace fetch models and audio, and time
 //! kernels, in exactly the way the command does. [`assets`] brings pinned files and keeps them;
-//! [`mod@bench`] times composed against fused; [`html`] writes a report that is one file;
+//! [`mod@bench`] times composed against fused; [`html`] writes a report that is one file; [`npy`] reads and writes
+//! NumPy's files;
 //! [`commands`] holds the commands.
 #![forbid(unsafe_code)]
 
@@ -10,3 +11,4 @@ pub mod assets;
 pub mod bench;
 pub mod commands;
 pub mod html;
+pub mod npy;

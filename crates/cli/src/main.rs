@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use frit_cli::commands::{Failure, Out, Verdict, note};
-use frit_cli::commands::{bench, demo, doctor, eval, forward, transcribe};
+use frit_cli::commands::{bench, demo, doctor, eval, forward, run as run_file, transcribe};
 
 /// Transformer models, written as many small tensor operations, run as few fused kernels.
 #[derive(Parser)]
@@ -38,6 +38,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Run one forward pass of a checkpoint on given inputs
     Forward(forward::ForwardArgs),
+    /// Run an ONNX file on given inputs, or list what it wants
+    Run(run_file::RunArgs),
     /// Tell what this machine has: processor, threads, backends, cache
     Doctor(doctor::DoctorArgs),
 }
@@ -61,6 +63,7 @@ fn run(arguments: &Arguments, out: &mut Out) -> Result<Verdict, Failure> {
         Some(Command::Bench(args)) => bench::run(args, out),
         Some(Command::Eval(args)) => eval::run(args, out),
         Some(Command::Forward(args)) => forward::run(args, out),
+        Some(Command::Run(args)) => run_file::run(args, out),
         Some(Command::Doctor(args)) => doctor::run(args, out),
         None => {
             out.text(&Arguments::command().render_help().to_string())?;

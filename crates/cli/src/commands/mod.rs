@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod eval;
 pub mod forward;
 mod out;
+pub mod run;
 mod speech;
 pub mod transcribe;
 

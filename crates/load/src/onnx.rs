@@ -24,7 +24,11 @@ mod wire;
 
 pub use operators::{Conv, ConvInputs};
 
-use crate::{LoadError, error::shown, mapped};
+use crate::{
+    LoadError,
+    error::shown,
+    mapped::{self, Shared},
+};
 use data::Files;
 use elem::Elem;
 use frit_graph::{DType, Graph, Params, Spec, Tensor, Value};
@@ -35,6 +39,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// The versions of the standard operators that are read.
@@ -115,7 +120,22 @@ impl OnnxModel {
     /// When the file cannot be read, is no ONNX model, or is of a version that is not supported.
     pub fn open(path: impl AsRef<Path>) -> Result<OnnxModel, LoadError> {
         let path = path.as_ref();
-        let own = mapped::map(path)?;
+        OnnxModel::read(mapped::map(path)?, path)
+    }
+
+    /// Reads a model from memory. `path` is where it is said to be: messages name it, and tensors
+    /// in other files are looked for beside it.
+    ///
+    /// # Errors
+    /// As [`OnnxModel::open`].
+    pub fn from_bytes(
+        bytes: impl AsRef<[u8]> + Send + Sync + 'static,
+        path: impl AsRef<Path>,
+    ) -> Result<OnnxModel, LoadError> {
+        OnnxModel::read(Arc::new(bytes), path.as_ref())
+    }
+
+    fn read(own: Shared, path: &Path) -> Result<OnnxModel, LoadError> {
         let model = proto::model((*own).as_ref())
             .map_err(|m| LoadError::format(path, format!("no ONNX model: {m}")))?;
         let Some(graph) = model.graph else {
@@ -239,7 +259,8 @@ impl OnnxModel {
         let mut importer = Importer {
             path: &self.path,
             files: &self.files,
-            functions: &self.functions,
+            functions: import::by_name(&self.functions),
+            seen: HashSet::new(),
             opsets: &self.opsets,
             known: Known::new(self.params.clone(), given),
             nodes: 0,
@@ -341,7 +362,21 @@ fn port(info: &proto::ValueInfo, path: &Path) -> Result<Port, LoadError> {
 /// When the file cannot be read, or holds no tensor of a supported type.
 pub fn read_tensor(path: impl AsRef<Path>) -> Result<(String, Value), LoadError> {
     let path = path.as_ref();
-    let own = mapped::map(path)?;
+    tensor_of(mapped::map(path)?, path)
+}
+
+/// [`read_tensor`] from memory; `path` is for messages.
+///
+/// # Errors
+/// As [`read_tensor`].
+pub fn tensor_from_bytes(
+    bytes: impl AsRef<[u8]> + Send + Sync + 'static,
+    path: impl AsRef<Path>,
+) -> Result<(String, Value), LoadError> {
+    tensor_of(Arc::new(bytes), path.as_ref())
+}
+
+fn tensor_of(own: Shared, path: &Path) -> Result<(String, Value), LoadError> {
     let tensor = proto::tensor(wire::Reader::new((*own).as_ref()))
         .map_err(|m| LoadError::format(path, format!("no ONNX tensor: {m}")))?;
     let value = Files::new(own, path).value(&tensor);

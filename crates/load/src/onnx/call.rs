@@ -152,6 +152,12 @@ pub(super) fn sizes(list: &[i64]) -> Result<Vec<usize>, Fault> {
     list.iter().map(size).collect()
 }
 
+/// The product of extents. It stops at the end of the numbers: an extent of zero elsewhere may hide
+/// that they are beyond it.
+pub(super) fn product(shape: &[usize]) -> usize {
+    shape.iter().fold(1, |n, &d| n.saturating_mul(d))
+}
+
 /// Whether the Blocks of the catalogue take it.
 pub(super) fn takes_blocks(t: &Tensor) -> bool {
     matches!(t.dtype(), DType::F32 | DType::F16 | DType::BF16) && !t.shape().contains(&0)

@@ -49,6 +49,15 @@ pub(super) fn is_constant(node: &Node) -> bool {
 /// Values by name; the innermost scope is the last.
 pub(super) type Scope = HashMap<String, Item>;
 
+/// Domain, name and overload.
+pub(super) type FunctionKey<'a> = (&'a str, &'a str, &'a str);
+
+/// The functions of a file by what they are called.
+pub(super) fn by_name(all: &[Function]) -> HashMap<FunctionKey<'_>, &Function> {
+    // Of two of one name the first counts.
+    all.iter().rev().map(|f| ((domain(&f.domain), &*f.name, &*f.overload), f)).collect()
+}
+
 /// What a list of nodes stands in: the model itself, or a function.
 struct Place<'a> {
     opsets: &'a [(String, i64)],
@@ -61,7 +70,9 @@ struct Place<'a> {
 pub(super) struct Importer<'a> {
     pub(super) path: &'a Path,
     pub(super) files: &'a Files,
-    pub(super) functions: &'a [Function],
+    pub(super) functions: HashMap<FunctionKey<'a>, &'a Function>,
+    /// Functions whose operators were looked at.
+    pub(super) seen: HashSet<FunctionKey<'a>>,
     pub(super) opsets: &'a [(String, i64)],
     pub(super) known: Known,
     pub(super) nodes: usize,
@@ -134,13 +145,12 @@ impl<'a> Importer<'a> {
     }
 
     /// One error for all operators that nothing here can import.
-    fn refuse_unknown(&self, nodes: &[&Node]) -> Result<(), LoadError> {
+    fn refuse_unknown(&mut self, nodes: &[&Node]) -> Result<(), LoadError> {
         let mut unknown: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut seen = HashSet::new();
         let mut stack: Vec<&Node> = nodes.iter().rev().copied().collect();
         while let Some(node) = stack.pop() {
             if let Some(f) = self.function(node) {
-                if seen.insert((&f.domain, &f.name, &f.overload)) {
+                if self.seen.insert((domain(&f.domain), &f.name, &f.overload)) {
                     stack.extend(f.nodes.iter().rev());
                 }
                 continue;
@@ -161,11 +171,8 @@ impl<'a> Importer<'a> {
     }
 
     fn function(&self, node: &Node) -> Option<&'a Function> {
-        self.functions.iter().find(|f| {
-            f.name == node.operator
-                && domain(&f.domain) == domain(&node.domain)
-                && f.overload == node.overload
-        })
+        let key = (domain(&node.domain), &*node.operator, &*node.overload);
+        self.functions.get(&key).copied()
     }
 
     fn node(

@@ -62,7 +62,7 @@ fn attention(c: &Call<'_>) -> Answer {
         window: None,
         softcap: Some(c.float("softcap", 0.0)).filter(|&cap| cap > 0.0),
     };
-    let side = |n: i64| usize::try_from(n).unwrap_or(s + t);
+    let side = |n: i64| usize::try_from(n).map_or(s + t, |n| n.min(s + t));
     if left >= 0 || right >= 0 {
         options.window = Some((side(left), side(right)));
     }

@@ -1,7 +1,7 @@
 //! Convolutions over any number of axes.
 
 use super::{
-    super::call::{Answer, Call, Fault, one, sizes, takes_blocks, unsupported},
+    super::call::{Answer, Call, Fault, one, product, sizes, takes_blocks, unsupported},
     Handler,
     pool::{Sweep, met, padded, sweeps, taps},
 };
@@ -88,7 +88,7 @@ impl Block for Conv {
         let (b, channels, out) = (x.shape()[0], x.shape()[1], w.shape()[0]);
         let (g, n) = (self.groups, self.sweeps.len());
         let counts: Vec<usize> = self.sweeps.iter().map(|s| s.count).collect();
-        let places: usize = counts.iter().product();
+        let places = product(&counts);
         let wide = padded(&x, &self.sweeps, 0.0);
         let parts = taps(&self.sweeps).map(|tap| met(&wide, &self.sweeps, &tap));
         let taps: usize = self.sweeps.iter().map(|s| s.taps).product();
@@ -196,6 +196,7 @@ fn conv_transpose(c: &Call<'_>) -> Answer {
     let auto = c.text("auto_pad", "NOTSET");
     if shape.len() != n + 2
         || groups == 0
+        || shape[1] == 0
         || shape[1] != w.shape()[0]
         || !shape[1].is_multiple_of(groups)
     {
@@ -219,12 +220,12 @@ fn conv_transpose(c: &Call<'_>) -> Answer {
             None => None,
         };
         // What is missing is appended.
-        let more = target.map_or(0, |t| (t - full).clamp(0, 1 << 31));
+        let more = target.map_or(0, |t| t.saturating_sub(full).clamp(0, 1 << 31));
         extra[i] += more as usize;
         let full = full + more;
         let (low, high) = match target {
             Some(target) => {
-                let total = (full - target).max(0);
+                let total = full.saturating_sub(target).max(0);
                 if &*auto == "SAME_UPPER" {
                     (total / 2, total - total / 2)
                 } else {
@@ -233,7 +234,7 @@ fn conv_transpose(c: &Call<'_>) -> Answer {
             }
             None => pads.as_ref().map_or((0, 0), |p| (p[i], p[n + i])),
         };
-        ends.push((low, full - low - high, span, full));
+        ends.push((low, full.saturating_sub(low).saturating_sub(high), full));
     }
     let out = w.shape()[1] * groups;
     let plain =
@@ -244,7 +245,7 @@ fn conv_transpose(c: &Call<'_>) -> Answer {
         true => tiled(&wide, &w, &taps),
         false => spread(&wide, &w, groups, &strides, &dilations, &extra),
     };
-    for (i, &(low, length, _, full)) in ends.iter().enumerate() {
+    for (i, &(low, length, full)) in ends.iter().enumerate() {
         let end = low.saturating_add(length);
         if low < 0 || length < 1 || end > full {
             return Err(format!("pads leave {length} elements from {low} of {full}").into());
@@ -263,8 +264,8 @@ fn conv_transpose(c: &Call<'_>) -> Answer {
 fn tiled(x: &Tensor, w: &Tensor, taps: &[usize]) -> Tensor {
     let (shape, n) = (x.shape().to_vec(), taps.len());
     let (b, channels, out) = (shape[0], shape[1], w.shape()[1]);
-    let places: usize = shape[2..].iter().product();
-    let all: usize = taps.iter().product();
+    let places = product(&shape[2..]);
+    let all = product(taps);
     let rows = w.reshape(&[channels, out * all]).swap_axes(0, 1);
     let y = rows.matmul(&x.reshape(&[b, channels, places]));
     // [B, O, taps.., places..] to [B, O, place, tap, place, tap, ..].

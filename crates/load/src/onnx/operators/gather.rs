@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        call::{Answer, Call, Fault, axis_of, one, unsupported},
+        call::{Answer, Call, Fault, axis_of, one, product, unsupported},
         elem::{Item, integers},
     },
     Handler,
@@ -20,6 +20,8 @@ pub(super) const TABLE: &[(&str, Handler)] = &[
     ("Compress", compress),
 ];
 
+/// Larger tensors are not written to by indices.
+const MOST: usize = 1 << 26;
 /// One element is updated at most so often.
 const MOST_ROUNDS: usize = 64;
 
@@ -108,7 +110,7 @@ fn gather_nd(c: &Call<'_>) -> Answer {
     let (x, indices) = (c.item(0)?, c.t(1)?);
     let batch = usize::try_from(c.int("batch_dims", 0)).unwrap_or(usize::MAX);
     let (first, rest) = slice_places(c, &x.t, indices, batch)?;
-    let inner: usize = rest.iter().product();
+    let inner = product(&rest);
     let rows = x.t.reshape(&[x.t.spec().numel() / inner.max(1), inner]);
     let row = first.binary(&integers(&[], vec![inner.max(1) as i64]), frit_graph::Binary::Div);
     let y = rows.gather(0, &row);
@@ -124,6 +126,9 @@ fn write(c: &Call<'_>, x: &Item, places: &Tensor, updates: &Tensor) -> Answer {
     };
     let reduction = c.text("reduction", "none");
     let n = x.t.spec().numel();
+    if n > MOST {
+        return unsupported(format!("writing to {}", x.t.spec()));
+    }
     let mut rounds: Vec<Vec<i64>> = Vec::new();
     let mut met = vec![0usize; n];
     for (i, place) in known.to_i64().into_iter().enumerate() {
@@ -174,7 +179,10 @@ fn scatter_nd(c: &Call<'_>) -> Answer {
     if updates.shape() != shape {
         return Err(format!("updates must be {shape:?}, got {}", updates.spec()).into());
     }
-    let inner = integers(&rest, (0..rest.iter().product::<usize>() as i64).collect());
+    if product(&rest) > MOST {
+        return unsupported(format!("slices of {}", x.t.spec()));
+    }
+    let inner = integers(&rest, (0..product(&rest) as i64).collect());
     let ones = vec![1; rest.len()];
     let wide = [first.shape(), &ones].concat();
     write(c, x, &(first.reshape(&wide) + inner), updates)

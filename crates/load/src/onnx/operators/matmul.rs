@@ -1,7 +1,7 @@
 //! Products of matrices.
 
 use super::{
-    super::call::{Answer, Call, Fault, one, takes_blocks},
+    super::call::{Answer, Call, Fault, one, product, takes_blocks},
     Handler,
 };
 use frit_graph::{DType, Tensor};
@@ -28,7 +28,7 @@ pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Fault> {
     let mut y = match (w.rank(), x.rank()) {
         // A weight: one product over all rows.
         (2, 3..) => {
-            let (k, rows) = (x.shape()[x.rank() - 1], x.shape()[..x.rank() - 1].iter().product());
+            let (k, rows) = (x.shape()[x.rank() - 1], product(&x.shape()[..x.rank() - 1]));
             let mut shape = x.shape().to_vec();
             shape[x.rank() - 1] = w.shape()[1];
             let flat: [usize; 2] = [rows, k];

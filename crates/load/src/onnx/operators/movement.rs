@@ -1,7 +1,7 @@
 //! The same elements in other places.
 
 use super::{
-    super::call::{Answer, Call, Fault, axis_of, one, sizes, unsupported},
+    super::call::{Answer, Call, Fault, axis_of, one, product, sizes, unsupported},
     Handler,
 };
 use crate::onnx::elem::{Item, integers};
@@ -53,7 +53,7 @@ fn reshape(c: &Call<'_>) -> Answer {
 /// `[rows, columns]`: the axes before and from `axis`.
 pub(super) fn flat(t: &Tensor, axis: usize) -> [usize; 2] {
     let (head, tail) = t.shape().split_at(axis);
-    [head.iter().product(), tail.iter().product()]
+    [product(head), product(tail)]
 }
 
 fn flatten(c: &Call<'_>) -> Answer {
@@ -243,7 +243,7 @@ fn constant_pad(
 ) -> Result<Tensor, Fault> {
     let n = t.shape()[axis] as i64;
     // Negative pads take elements away.
-    let (start, end) = ((-before).max(0).min(n), (n + after.min(0)).max(0));
+    let (start, end) = (before.saturating_neg().clamp(0, n), n.saturating_add(after.min(0)).max(0));
     let t = t.slice(axis as isize, start as usize..end.max(start) as usize);
     let (before, after) = (sizes(&[before.max(0)])?[0], sizes(&[after.max(0)])?[0]);
     if let Some(v) = c.known.value(value) {
@@ -257,6 +257,9 @@ fn constant_pad(
     Ok(Tensor::concat(&[&side(before), &t, &side(after)], axis as isize))
 }
 
+/// Longer axes are not made by indices.
+const MOST: i64 = 1 << 28;
+
 /// Every element is another one along the axis.
 fn mirrored(
     t: &Tensor,
@@ -266,7 +269,7 @@ fn mirrored(
 ) -> Result<Tensor, Fault> {
     let n = t.shape()[axis] as i64;
     let total = n.saturating_add(before).saturating_add(after);
-    if n == 0 || !(0..1 << 40).contains(&total) || before.abs() > 1 << 40 {
+    if n == 0 || !(0..MOST).contains(&total) || !(-MOST..MOST).contains(&before) {
         return Err(format!("pads {before} and {after} do not fit {}", t.spec()).into());
     }
     let from = |i: i64| match mode {

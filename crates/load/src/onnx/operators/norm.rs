@@ -29,7 +29,7 @@ fn as_rows(
 ) -> Option<(Tensor, Vec<Option<Tensor>>)> {
     let tail = &x.shape()[axis..];
     let fits = |w: &&Tensor| w.shape() == tail && w.dtype() != DType::F64;
-    if !takes_blocks(x) || !weights.iter().flatten().all(|w| fits(w)) {
+    if !takes_blocks(x) || !weights.iter().flatten().all(fits) {
         return None;
     }
     let width: usize = tail.iter().product();
@@ -158,7 +158,7 @@ fn group_norm(c: &Call<'_>) -> Answer {
     let x = c.item(0)?;
     let (shape, eps) = (x.t.shape().to_vec(), c.float("epsilon", 1e-5));
     let groups = usize::try_from(c.int("num_groups", 0)).unwrap_or(0);
-    if shape.len() < 2 || groups == 0 || !shape[1].is_multiple_of(groups) {
+    if shape.len() < 2 || groups == 0 || shape[1] == 0 || !shape[1].is_multiple_of(groups) {
         return Err(format!("{groups} groups of {}", x.t.spec()).into());
     }
     let (scale, bias) = (c.t(1)?, c.t(2)?);

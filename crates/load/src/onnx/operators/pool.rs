@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        call::{Answer, Call, Fault, one, sizes, unsupported},
+        call::{Answer, Call, Fault, one, product, sizes, unsupported},
         elem::{Item, integers, numbers},
     },
     Handler,
@@ -35,8 +35,8 @@ impl Sweep {
     }
 }
 
-/// Products of extents are far below this.
-const MOST: usize = 1 << 31;
+/// Extents, pads and counts are below this.
+const MOST: usize = 1 << 27;
 
 /// The windows along each axis from the third on, from the attributes that they share.
 pub(super) fn sweeps(c: &Call<'_>, shape: &[usize], taps: &[usize]) -> Result<Vec<Sweep>, Fault> {
@@ -100,8 +100,7 @@ pub(super) fn sweeps(c: &Call<'_>, shape: &[usize], taps: &[usize]) -> Result<Ve
 pub(crate) fn taps(sweeps: &[Sweep]) -> impl Iterator<Item = Vec<usize>> {
     let shape: Vec<usize> = sweeps.iter().map(|s| s.taps).collect();
     let strides = row_major(&shape);
-    (0..shape.iter().product::<usize>())
-        .map(move |i| strides.iter().zip(&shape).map(|(s, n)| i / s % n).collect())
+    (0..product(&shape)).map(move |i| strides.iter().zip(&shape).map(|(s, n)| i / s % n).collect())
 }
 
 /// `x` with `number` around it.
@@ -137,7 +136,10 @@ fn max_pool(c: &Call<'_>) -> Answer {
     }
     // The place of the largest: those of all elements go through the same windows.
     let shape = x.t.shape();
-    let n = shape.iter().product::<usize>();
+    let n = product(shape);
+    if n > MOST {
+        return unsupported(format!("indices of {}", x.t.spec()));
+    }
     let order: Vec<usize> = match c.flag("storage_order") {
         false => (0..shape.len()).collect(),
         // Columns first, among the last axes only.

@@ -57,7 +57,7 @@ fn reduce(c: &Call<'_>, f: impl FnOnce(&Tensor, &[isize]) -> Tensor) -> Answer {
     let signed: Vec<isize> = axes.iter().flatten().map(|&a| a as isize).collect();
     // Roots and logarithms of integers are taken in f64.
     let wide = x.t.dtype().is_integer()
-        && !matches!(&*c.operator, "ReduceSum" | "ReduceProd" | "ReduceMean");
+        && !matches!(c.operator, "ReduceSum" | "ReduceProd" | "ReduceMean");
     let y = match wide {
         true => f(&x.t.cast(DType::F64), &signed).cast(x.t.dtype()),
         false => in_f32(&x.t, |t| f(t, &signed)),

@@ -14,7 +14,7 @@ use frit_graph::{DType, Tensor, Value};
 
 pub(super) const TABLE: &[(&str, Handler)] = &[("Resize", resize), ("Upsample", resize)];
 
-/// Weights of one axis are at most this many.
+/// Elements and weights of one axis are at most this many.
 const MOST: usize = 1 << 24;
 
 struct Axis {
@@ -115,6 +115,9 @@ fn plan(c: &Call<'_>, shape: &[usize], old: bool, modes: &Modes) -> Result<Vec<A
     }
     if plan.iter().any(|a| a.from == 0 && a.to > 0) {
         return Err("an axis is empty".into());
+    }
+    if plan.iter().any(|a| a.to > MOST) {
+        return unsupported("an axis that becomes too long");
     }
     let crop = modes.coordinate == "tf_crop_and_resize";
     plan.retain(|a| crop || a.from != a.to || a.scale != 1.0);

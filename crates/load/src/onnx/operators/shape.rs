@@ -47,7 +47,7 @@ fn range(c: &Call<'_>) -> Answer {
     };
     let (start, limit, delta) = (number(0)?, number(1)?, number(2)?);
     let count = ((limit - start) / delta).ceil().max(0.0);
-    if !(count < 1e15) {
+    if count.is_nan() || count >= 1e15 {
         return Err(format!("from {start} to {limit} by {delta} has no end").into());
     }
     let spec = Spec::new(x.t.dtype().compute(), [count as usize]);

@@ -146,9 +146,8 @@ impl OnnxModel {
             && !OPSETS.contains(version)
         {
             let (low, high) = (OPSETS.start(), OPSETS.end());
-            let message =
-                format!("opset {version} is not supported; supported are {low} to {high}");
-            return Err(LoadError::format(path, message));
+            let operators = vec![format!("all of opset {version} (supported are {low} to {high})")];
+            return Err(LoadError::Unsupported { path: path.into(), operators });
         }
         if graph.sparse {
             return Err(LoadError::format(path, "sparse initializers are not supported"));

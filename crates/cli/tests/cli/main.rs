@@ -4,4 +4,5 @@ mod common;
 mod doctor;
 mod eval;
 mod models;
+mod onnx;
 mod usage;

@@ -11,7 +11,7 @@ fn without_a_command_it_prints_help() {
     let help = run(home.path(), &["--help"]);
     assert_eq!((status(&bare), status(&help)), (0, 0));
     assert_eq!(stdout(&bare), stdout(&help));
-    for command in ["demo", "transcribe", "bench", "eval", "forward", "doctor"] {
+    for command in ["demo", "transcribe", "bench", "eval", "forward", "run", "doctor"] {
         assert!(stdout(&bare).contains(command), "{command}");
         let help = run(home.path(), &[command, "--help"]);
         assert_eq!(status(&help), 0, "{command}");

@@ -10,6 +10,7 @@ mod contrib;
 mod conv;
 mod elementwise;
 mod gather;
+mod loss;
 mod matmul;
 mod movement;
 mod norm;
@@ -39,6 +40,7 @@ const STANDARD: &[Table] = &[
     conv::TABLE,
     elementwise::TABLE,
     gather::TABLE,
+    loss::TABLE,
     matmul::TABLE,
     movement::TABLE,
     norm::TABLE,

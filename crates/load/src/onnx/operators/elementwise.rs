@@ -59,6 +59,11 @@ pub(super) const TABLE: &[(&str, Handler)] = &[
     ("Where", |c| one(c.item(1)?.with(c.t(0)?.select(c.t(1)?, c.t(2)?)))),
     ("Clip", clip),
     ("BitShift", shift),
+    ("BitwiseNot", |c| {
+        // -1 - x, which is what turning every bit round does to a signed number.
+        let x = c.item(0)?;
+        one(x.wrapped((-1.0 - x.t.cast(DType::I64)).cast(x.t.dtype())))
+    }),
     ("Cast", |c| cast(c.item(0)?, elem(c.int("to", 1))?)),
     ("CastLike", |c| cast(c.item(0)?, c.item(1)?.e)),
 ];

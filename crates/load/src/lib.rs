@@ -3,7 +3,7 @@
 //! Every reader gives a [`Checkpoint`]: weights by their Hugging Face names, the model's
 //! configuration, and what the file says of itself. [`open`] takes a folder and picks the reader;
 //! [`safetensors`] and [`ctranslate2`] are the readers on their own, and [`write()`] makes a
-//! safetensors file.
+//! safetensors file. [`onnx`] makes whole graphs of ONNX files.
 //!
 //! Weights stay in the memory-mapped file where their elements are aligned, and are copied where
 //! they are not. A mapped file must not be changed or cut while its weights are in use.

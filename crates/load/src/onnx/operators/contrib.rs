@@ -113,9 +113,6 @@ fn simplified(c: &Call<'_>) -> Answer {
 /// Rows of three tables, added and normalised.
 fn embed_layer_norm(c: &Call<'_>) -> Answer {
     let (ids, words, positions) = (c.t(0)?, c.item(2)?, c.t(3)?);
-    if c.wants(1) && c.opt(7).is_some() {
-        return unsupported("mask_index of a mask");
-    }
     let &[b, s] = ids.shape() else {
         return Err(format!("input_ids must have 2 axes, got {}", ids.spec()).into());
     };
@@ -129,7 +126,12 @@ fn embed_layer_norm(c: &Call<'_>) -> Answer {
     }
     let axis = last(&sum)?;
     let y = layer_normed(&sum, c.opt_t(5), c.opt_t(6), axis, c.float("epsilon", 1e-12));
-    let mask = Tensor::full(Spec::new(DType::I32, [b]), 0.0);
+    // How many tokens of a row are no padding.
+    let mask = match c.opt_t(7) {
+        Some(m) if m.rank() == 2 => m.cast(DType::I32).sum(&[-1]).squeeze(-1),
+        Some(m) => return Err(format!("mask must have 2 axes, got {}", m.spec()).into()),
+        None => Tensor::full(Spec::new(DType::I32, [b]), 0.0),
+    };
     Ok(vec![words.with(y), Item::plain(mask), words.with(sum)])
 }
 
@@ -144,9 +146,18 @@ fn masked(
     c: &Call<'_>,
     mask: Option<&Tensor>,
     bias: Option<&Tensor>,
+    q: &Tensor,
+    k: &Tensor,
 ) -> Result<Option<Tensor>, Fault> {
     let keep = match mask.map(|m| (m, m.rank())) {
         None => None,
+        // Lengths, one a row.
+        Some((m, 1)) if q.shape().first() == m.shape().first() => {
+            let s = k.shape().get(2).copied().unwrap_or(0);
+            let column = Tensor::iota(Spec::new(DType::I32, [1, 1, 1, s]), 3);
+            let lengths = m.cast(DType::I32).reshape(&[m.shape()[0], 1, 1, 1]);
+            Some(column.lt(&lengths).cast(DType::I32))
+        }
         Some((m, 2)) => Some(m.unsqueeze(1).unsqueeze(1)),
         Some((m, 3)) => Some(m.unsqueeze(1)),
         Some((m, _)) => return unsupported(format!("mask {}", m.spec())),
@@ -187,7 +198,7 @@ fn attention(c: &Call<'_>) -> Answer {
         heads(&all.slice(-1, start - n..start), count)
     };
     let (q, k, v) = (part(parts[0])?, part(parts[1])?, part(parts[2])?);
-    let mask = masked(c, c.opt_t(3), c.opt_t(5))?;
+    let mask = masked(c, c.opt_t(3), c.opt_t(5), &q, &k)?;
     one(attended(q, k, v, mask, options(c)))
 }
 
@@ -220,6 +231,6 @@ fn multi_head_attention(c: &Call<'_>) -> Answer {
     if ![&q, &k, &v].into_iter().all(takes_blocks) {
         return unsupported(format!("{}", q.spec()));
     }
-    let mask = masked(c, c.opt_t(4), c.opt_t(5))?;
+    let mask = masked(c, c.opt_t(4), c.opt_t(5), &q, &k)?;
     one(attended(q, k, v, mask, options(c)))
 }

@@ -129,6 +129,40 @@ fn the_official_operator_tests_pass() {
     expect_none(complaints);
 }
 
+/// A panic would end the test.
+#[test]
+fn damaged_models_are_errors_or_other_models() {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let (mut refused, mut imported) = (0, 0);
+    for (name, case) in archive() {
+        let inputs = (0..).map_while(|i| case.get(&format!("input_{i}.pb")).cloned());
+        let inputs: Vec<Value> =
+            inputs.map(|b| tensor_from_bytes(b, &name).expect("a tensor").1).collect();
+        for _ in 0..4 {
+            let mut bytes = case["model.onnx"].clone();
+            for _ in 0..1 + next() % 3 {
+                let at = (next() % bytes.len() as u64) as usize;
+                bytes[at] = [0xff, 0, (next() % 8) as u8, next() as u8][(next() % 4) as usize];
+            }
+            let graph = OnnxModel::from_bytes(bytes, &name).and_then(|model| {
+                let names = model.inputs().iter().map(|p| p.name.clone());
+                model.graph_for(&names.zip(inputs.iter().cloned()).collect())
+            });
+            match graph {
+                Ok(_) => imported += 1,
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(refused > CASES && imported > 100, "{refused} refused, {imported} imported");
+}
+
 fn folder(path: &Path) -> BTreeMap<String, Case> {
     let mut cases = BTreeMap::new();
     for entry in fs::read_dir(path).expect("a folder") {

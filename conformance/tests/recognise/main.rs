@@ -66,6 +66,8 @@ fn differs(what: &str, a: &Graph, b: &Graph, values: &[Value], within: f64) -> O
 /// Operations whose composed form is no formula of their own.
 const NOT_FOUND: &[(&str, &str)] = &[
     ("einsum", "its composed form is products, sums and transposes, as good as primitives"),
+    ("dequantize", "packed weights are Blocks from the start; nobody else unpacks these bytes"),
+    ("quantized_matmul", "as dequantize"),
     ("conv1d", "slices, a concatenation and a product; readers of files make the Block itself"),
 ];
 

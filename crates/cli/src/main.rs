@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use frit_cli::commands::{Failure, Out, Verdict, note};
-use frit_cli::commands::{bench, chat, demo, doctor, eval, forward, generate, inspect, transcribe};
+use frit_cli::commands::{
+    bench, chat, demo, doctor, eval, forward, generate, inspect, run as run_file, transcribe,
+};
 
 /// Transformer models, written as many small tensor operations, run as few fused kernels.
 #[derive(Parser)]
@@ -46,6 +48,8 @@ enum Command {
     Forward(forward::ForwardArgs),
     /// Tell what a checkpoint holds: metadata, tensors, types, sizes
     Inspect(inspect::InspectArgs),
+    /// Run an ONNX file on given inputs, or list what it wants
+    Run(run_file::RunArgs),
     /// Tell what this machine has: processor, threads, backends, cache
     Doctor(doctor::DoctorArgs),
 }
@@ -72,6 +76,7 @@ fn run(arguments: &Arguments, out: &mut Out) -> Result<Verdict, Failure> {
         Some(Command::Eval(args)) => eval::run(args, out),
         Some(Command::Forward(args)) => forward::run(args, out),
         Some(Command::Inspect(args)) => inspect::run(args, out),
+        Some(Command::Run(args)) => run_file::run(args, out),
         Some(Command::Doctor(args)) => doctor::run(args, out),
         None => {
             out.text(&Arguments::command().render_help().to_string())?;

@@ -59,6 +59,26 @@ pub enum LoadError {
         /// The most similar name that there is.
         suggestion: Option<String>,
     },
+    /// Operators that cannot be imported, each with the nodes that use it.
+    #[error("`{path}`: unsupported operators: {}", .operators.join("; "))]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// `Operator (nodes)`, and what of it where the operator itself is known.
+        operators: Vec<String>,
+    },
+    /// A node of a graph that breaks the rules of its operator.
+    #[error("`{path}`: node {node} ({operator}): {message}")]
+    Node {
+        /// The file.
+        path: PathBuf,
+        /// The operator.
+        operator: String,
+        /// The node, or what it makes where it has no name.
+        node: String,
+        /// What does not hold.
+        message: String,
+    },
     /// A folder or file that no reader fits.
     #[error("`{path}` holds no checkpoint; looked for {looked_for}")]
     NotFound {

@@ -3,7 +3,7 @@
 //! Every reader gives a [`Checkpoint`]: weights by name, the model's configuration, and what the
 //! file says of itself. [`open`] takes a folder or a file and picks the reader; [`safetensors`],
 //! [`gguf`] and [`ctranslate2`] are the readers on their own, and [`write()`] makes a safetensors
-//! file.
+//! file. [`onnx`] makes whole graphs of ONNX files.
 //!
 //! Weights stay in the memory-mapped file where their elements are aligned, and are copied where
 //! they are not. A mapped file must not be changed or cut while its weights are in use.
@@ -41,10 +41,12 @@ mod folder;
 pub mod gguf;
 mod json;
 mod mapped;
+pub mod onnx;
 pub mod safetensors;
 mod writer;
 
 pub use checkpoint::{Checkpoint, Format};
 pub use error::LoadError;
 pub use folder::open;
+pub use onnx::OnnxModel;
 pub use writer::write;

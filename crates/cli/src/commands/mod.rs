@@ -15,6 +15,7 @@ pub mod generate;
 pub mod inspect;
 mod language;
 mod out;
+pub mod run;
 mod speech;
 pub mod transcribe;
 

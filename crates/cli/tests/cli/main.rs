@@ -6,4 +6,5 @@ mod eval;
 mod generate;
 mod inspect;
 mod models;
+mod onnx;
 mod usage;

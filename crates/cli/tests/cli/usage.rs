@@ -12,7 +12,16 @@ fn without_a_command_it_prints_help() {
     assert_eq!((status(&bare), status(&help)), (0, 0));
     assert_eq!(stdout(&bare), stdout(&help));
     for command in [
-        "demo", "transcribe", "generate", "chat", "bench", "eval", "forward", "inspect", "run", "doctor",
+        "demo",
+        "transcribe",
+        "generate",
+        "chat",
+        "bench",
+        "eval",
+        "forward",
+        "inspect",
+        "run",
+        "doctor",
     ] {
         assert!(stdout(&bare).contains(command), "{command}");
         let help = run(home.path(), &[command, "--help"]);

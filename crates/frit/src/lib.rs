@@ -17,9 +17,9 @@
 //! ```
 //!
 //! Or load a model, which is written with plain layers and rewritten to the fused ones with the
-//! same parameters: see [`models::whisper`]. The parts are crates of their own: [`graph`] (tensors,
-//! Blocks, rewriting, lowering), [`ops`] (the catalogue), [`cpu`] (the backend), [`load`] (files)
-//! and [`models`].
+//! same parameters: see [`models::whisper`], [`models::llama`] and [`models::generate`]. The parts
+//! are crates of their own: [`graph`] (tensors, Blocks, rewriting, lowering), [`ops`] (the
+//! catalogue), [`cpu`] (the backend), [`load`] (files) and [`models`].
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "cpu")]

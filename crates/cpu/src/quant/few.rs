@@ -6,6 +6,7 @@ use crate::Pool;
 use crate::gemm::{LinearShape, Raw, lines, on, share, take};
 use crate::simd::{Element, Isa, Simd, WithSimd};
 use frit_ops::Encoding;
+use std::mem::MaybeUninit;
 
 /// Up to so many rows go this way.
 pub(crate) const FEW: usize = 8;
@@ -51,7 +52,8 @@ pub(super) fn few<T: Element>(
     share(pool, n.div_ceil(chunk), m.max(4) * chunk * k, &|task| {
         let first = task * chunk;
         let rows = chunk.min(n - first);
-        let mut to = [0f32; ROWS * MOST];
+        let mut to = [const { MaybeUninit::<f32>::uninit() }; ROWS * MOST];
+        let to = to.as_mut_ptr().cast::<f32>();
         for pass in (0..m).step_by(ROWS) {
             let part = Part {
                 first,
@@ -60,14 +62,16 @@ pub(super) fn few<T: Element>(
                 x: wide.add(pass * k),
                 sums: sums.add(pass * groups),
                 count: ROWS.min(m - pass),
-                to: to.as_mut_ptr(),
+                to,
             };
             dots(isa, weight, part);
             for i in 0..part.count {
                 for j in 0..rows {
-                    // SAFETY: these rows and columns of the output are this task's alone.
+                    // SAFETY: these rows and columns of the output are this task's alone, and `dots`
+                    // has written their sums.
                     unsafe {
-                        *out.add((pass + i) * n + first + j) = T::from_f32(to[i * MOST + j]);
+                        let sum = *to.add(i * MOST + j);
+                        *out.add((pass + i) * n + first + j) = T::from_f32(sum);
                     }
                 }
             }

@@ -48,6 +48,16 @@ unsafe fn half<S: Simd>(s: S, p: *const u8) -> f32 {
     s.half(u16::from_le_bytes(unsafe { p.cast::<[u8; 2]>().read() }))
 }
 
+/// The two f16 at an address.
+///
+/// # Safety
+/// Four bytes can be read.
+#[inline(always)]
+unsafe fn halves<S: Simd>(s: S, p: *const u8) -> (f32, f32) {
+    // SAFETY: the caller's contract.
+    s.halves(u32::from_le_bytes(unsafe { p.cast::<[u8; 4]>().read() }))
+}
+
 /// Vector `v` of the nibbles of 16 bytes: the low ones, then the high ones.
 ///
 /// # Safety
@@ -73,7 +83,7 @@ unsafe fn fifth<S: Simd>(s: S, p: *const u8, v: usize) -> S::I {
 /// Blocks of 32 with a scale at byte 0.
 macro_rules! simple {
     ($name:ident, $size:literal, $offset:expr,
-     |$s:ident, $b:ident, $d:ident| $m:expr, |$v:ident| $q:expr) => {
+     |$s:ident, $b:ident| $scale:expr, |$v:ident| $q:expr) => {
         #[derive(Clone, Copy)]
         pub(super) struct $name(pub(super) Bytes);
 
@@ -84,10 +94,7 @@ macro_rules! simple {
             unsafe fn scale<S: Simd>(self, $s: S, row: usize, group: usize) -> (f32, f32) {
                 let $b = self.0.block(row, group, $size);
                 // SAFETY: the block exists.
-                unsafe {
-                    let $d = half($s, $b);
-                    ($d, $m)
-                }
+                unsafe { $scale }
             }
             #[inline(always)]
             unsafe fn whole<S: Simd>(self, $s: S, row: usize, group: usize, $v: usize) -> S::F {
@@ -99,13 +106,19 @@ macro_rules! simple {
     };
 }
 
-simple!(Q4_0, 18, true, |s, b, d| -8.0 * d, |v| nibbles(s, b.add(2), v));
-simple!(Q4_1, 20, true, |s, b, _d| half(s, b.add(2)), |v| nibbles(s, b.add(4), v));
-simple!(Q5_0, 22, true, |s, b, d| -16.0 * d, |v| s
+simple!(Q4_0, 18, true, |s, b| below(half(s, b), 8.0), |v| nibbles(s, b.add(2), v));
+simple!(Q4_1, 20, true, |s, b| halves(s, b), |v| nibbles(s, b.add(4), v));
+simple!(Q5_0, 22, true, |s, b| below(half(s, b), 16.0), |v| s
     .or_i(nibbles(s, b.add(6), v), fifth(s, b.add(2), v)));
-simple!(Q5_1, 24, true, |s, b, _d| half(s, b.add(2)), |v| s
+simple!(Q5_1, 24, true, |s, b| halves(s, b), |v| s
     .or_i(nibbles(s, b.add(8), v), fifth(s, b.add(4), v)));
-simple!(Q8_0, 34, false, |s, b, _d| 0.0, |v| s.load_i8(b.add(2 + v * S::LANES).cast()));
+simple!(Q8_0, 34, false, |s, b| (half(s, b), 0.0), |v| s.load_i8(b.add(2 + v * S::LANES).cast()));
+
+/// A scale, and the offset of numbers that count from `-zero`.
+#[inline(always)]
+fn below(scale: f32, zero: f32) -> (f32, f32) {
+    (scale, -zero * scale)
+}
 
 /// Scale and minimum of sub-block `j`, of 6 bits each.
 ///

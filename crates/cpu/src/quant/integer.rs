@@ -7,6 +7,7 @@ use crate::gemm::{LinearShape, Raw, lines, on, share, take};
 use crate::simd::{Element, Isa, Simd, WithSimd};
 use frit_ops::Encoding;
 use half::f16;
+use std::mem::MaybeUninit;
 
 /// Numbers with one scale, of weights and activations alike.
 const GROUP: usize = 32;
@@ -90,7 +91,8 @@ pub(crate) fn eight_bit<T: Element>(
     share(pool, n.div_ceil(chunk), m.max(4) * chunk * k / 2, &|task| {
         let first = task * chunk;
         let rows = chunk.min(n - first);
-        let mut to = [0f32; ROWS * MOST];
+        let mut to = [const { MaybeUninit::<f32>::uninit() }; ROWS * MOST];
+        let to = to.as_mut_ptr().cast::<f32>();
         for pass in (0..m).step_by(ROWS) {
             let part = Part {
                 first,
@@ -100,13 +102,16 @@ pub(crate) fn eight_bit<T: Element>(
                 scales: scales.add(pass * groups),
                 sums: sums.add(pass * groups),
                 count: ROWS.min(m - pass),
-                to: to.as_mut_ptr(),
+                to,
             };
             dots(isa, weight, part);
             for i in 0..part.count {
                 for j in 0..rows {
-                    // SAFETY: these rows and columns of the output are this task's alone.
-                    unsafe { *y.add((pass + i) * n + first + j) = T::from_f32(to[i * MOST + j]) };
+                    // SAFETY: these rows and columns of the output are this task's alone, and `dots`
+                    // has written their sums.
+                    unsafe {
+                        *y.add((pass + i) * n + first + j) = T::from_f32(*to.add(i * MOST + j));
+                    }
                 }
             }
         }

@@ -267,6 +267,13 @@ impl Simd for Avx2 {
         lanes!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))))
     }
     #[inline(always)]
+    fn halves(self, bits: u32) -> (f32, f32) {
+        lanes!({
+            let both = _mm_cvtph_ps(_mm_cvtsi32_si128(bits as i32));
+            (_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both)))
+        })
+    }
+    #[inline(always)]
     fn shr_by(self, a: __m256i, by: u32) -> __m256i {
         lanes!(_mm256_srl_epi32(a, _mm_cvtsi32_si128(by as i32)))
     }

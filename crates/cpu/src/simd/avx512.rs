@@ -252,6 +252,13 @@ impl Simd for Avx512 {
         lanes!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))))
     }
     #[inline(always)]
+    fn halves(self, bits: u32) -> (f32, f32) {
+        lanes!({
+            let both = _mm_cvtph_ps(_mm_cvtsi32_si128(bits as i32));
+            (_mm_cvtss_f32(both), _mm_cvtss_f32(_mm_movehdup_ps(both)))
+        })
+    }
+    #[inline(always)]
     fn shr_by(self, a: __m512i, by: u32) -> __m512i {
         lanes!(_mm512_srl_epi32(a, _mm_cvtsi32_si128(by as i32)))
     }

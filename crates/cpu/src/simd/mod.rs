@@ -166,6 +166,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn dot_bytes(self, q: *const i8, x: *const i8) -> Self::I;
     /// The f16 of these bits.
     fn half(self, bits: u16) -> f32;
+    /// The two f16 of these bits, the low ones first.
+    #[inline(always)]
+    fn halves(self, bits: u32) -> (f32, f32) {
+        (self.half(bits as u16), self.half((bits >> 16) as u16))
+    }
     /// Wraps around, as all integer lane arithmetic here.
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;

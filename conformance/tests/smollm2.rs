@@ -6,7 +6,7 @@
 use frit_cli::assets::{self, SMOLLM2_135M_INSTRUCT};
 use frit_conformance::compare;
 use frit_cpu::{Cpu, Pool};
-use frit_graph::{Backend, DType, Policy};
+use frit_graph::{Backend, Policy};
 use frit_load::{Checkpoint, safetensors};
 use frit_models::{
     fast_kernels,
@@ -102,31 +102,50 @@ fn greedy_tokens_and_first_logits_are_those_of_the_dequantised_weights() {
     }
 }
 
-/// llama.cpp also rounds queries and the weights of attention to f16, and roundings to 8 bits that
-/// flip by it move the logits: where it parts from us, its first two logits are this near.
-const UNSURE: f64 = 0.25;
+/// By how much the golden token leads all others at each step, along the golden tokens.
+fn margins(model: &mut Llama, want: &Greedy) -> Vec<f64> {
+    let n = want.prompt_ids.len() + want.ids.len();
+    let mut rows = model.prefill(std::slice::from_ref(&want.prompt_ids), n).expect("logits");
+    let mut margins = Vec::new();
+    for &id in &want.ids {
+        let row = &rows[0];
+        let others = row.iter().enumerate().filter(|(i, _)| *i != id as usize).map(|(_, &x)| x);
+        margins.push(f64::from(row[id as usize] - others.fold(f32::NEG_INFINITY, f32::max)));
+        rows = model.step(&[id]).expect("logits");
+    }
+    margins
+}
+
+fn root_mean_square(got: &[f64], want: &[f64]) -> f64 {
+    let sum: f64 = got.iter().zip(want).map(|(g, w)| (g - w) * (g - w)).sum();
+    (sum / got.len() as f64).sqrt()
+}
+
+/// llama.cpp rounds queries and the weights of attention to f16 too. What such roundings change
+/// flips roundings to 8 bits, and so the margins differ about as much from those of our exact
+/// activations as from those of ours with 8 bits: by this much, and no token is sure with less.
+const NOISE: f64 = 0.25;
 
 #[test]
-fn with_activations_of_8_bits_tokens_are_llama_cpps_wherever_it_is_sure() {
+fn with_activations_of_8_bits_margins_and_tokens_are_llama_cpps_up_to_its_own_noise() {
     let golden = golden();
-    for cache in [DType::F32, DType::F16] {
-        let mut eight = LoadOptions { cache, ..options(true) };
-        eight.rules.insert(0, packed_linear(Activations::EightBit));
-        let mut generator = generator(model(true, eight));
-        let mut equal = 0;
-        for want in greedy(&golden, "eight_bit") {
-            let got = run(&mut generator, &want.prompt_ids, 64);
-            let parted = got.ids.iter().zip(&want.ids).position(|(a, b)| a != b);
-            println!("{cache}, {:?}: equal up to {parted:?}", want.prompt);
-            equal += parted.unwrap_or(64);
-            if let Some(step) = parted {
-                let margin = want.margins[step];
-                assert!(margin <= UNSURE, "{:?}: step {step} has margin {margin}", want.prompt);
-            }
+    let mut eight = options(true);
+    eight.rules.insert(0, packed_linear(Activations::EightBit));
+    let mut eight = model(true, eight);
+    let mut parted = 0;
+    for want in greedy(&golden, "eight_bit") {
+        let got = margins(&mut eight, &want);
+        let far = root_mean_square(&got, &want.margins);
+        println!("{:?}: margins differ by {far:.3}", want.prompt);
+        assert!(far < NOISE, "{:?}: {far}", want.prompt);
+        for (step, (g, w)) in got.iter().zip(&want.margins).enumerate().filter(|(_, m)| *m.0 < 0.0)
+        {
+            println!("step {step} has margin {w:.3}, ours {g:.3}");
+            assert!(*w < NOISE, "{:?}: step {step} has margin {w}, ours {g}", want.prompt);
+            parted += 1;
         }
-        // Exact activations agree for 5 + 64 + 0 tokens.
-        assert!(equal >= 160, "{cache}: {equal} of 192 tokens");
     }
+    assert!(parted <= 2, "{parted} of 192 tokens are others");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! and fused: passes and generation here, what is changed or damaged in `changed.rs`.
 
 mod changed;
+mod packed;
 
 use frit_conformance::compare;
 use frit_cpu::{Cpu, Pool};

@@ -203,10 +203,6 @@ impl Simd for Avx2 {
         lanes!(_mm256_and_ps(a, b))
     }
     #[inline(always)]
-    fn or_m(self, a: __m256, b: __m256) -> __m256 {
-        lanes!(_mm256_or_ps(a, b))
-    }
-    #[inline(always)]
     fn any(self, m: __m256) -> bool {
         lanes!(_mm256_movemask_ps(m)) != 0
     }
@@ -218,11 +214,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn splat_i(self, x: i32) -> __m256i {
         lanes!(_mm256_set1_epi32(x))
-    }
-    #[inline(always)]
-    unsafe fn load_i(self, p: *const i32) -> __m256i {
-        // SAFETY: the caller gives 8 readable elements.
-        unsafe { _mm256_loadu_si256(p.cast()) }
     }
     #[inline(always)]
     unsafe fn load_u8(self, p: *const u8) -> __m256i {
@@ -312,10 +303,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn sar_i<const N: u32>(self, a: __m256i) -> __m256i {
         lanes!(_mm256_sra_epi32(a, _mm_cvtsi32_si128(N as i32)))
-    }
-    #[inline(always)]
-    fn trunc_to_i(self, a: __m256) -> __m256i {
-        lanes!(_mm256_cvttps_epi32(a))
     }
     #[inline(always)]
     fn to_f(self, a: __m256i) -> __m256 {

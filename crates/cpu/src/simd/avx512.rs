@@ -180,10 +180,6 @@ impl Simd for Avx512 {
         a & b
     }
     #[inline(always)]
-    fn or_m(self, a: __mmask16, b: __mmask16) -> __mmask16 {
-        a | b
-    }
-    #[inline(always)]
     fn any(self, m: __mmask16) -> bool {
         m != 0
     }
@@ -195,11 +191,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn splat_i(self, x: i32) -> __m512i {
         lanes!(_mm512_set1_epi32(x))
-    }
-    #[inline(always)]
-    unsafe fn load_i(self, p: *const i32) -> __m512i {
-        // SAFETY: the caller gives 16 readable elements.
-        unsafe { _mm512_loadu_epi32(p) }
     }
     #[inline(always)]
     unsafe fn load_u8(self, p: *const u8) -> __m512i {
@@ -297,10 +288,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn sar_i<const N: u32>(self, a: __m512i) -> __m512i {
         lanes!(_mm512_srai_epi32::<N>(a))
-    }
-    #[inline(always)]
-    fn trunc_to_i(self, a: __m512) -> __m512i {
-        lanes!(_mm512_cvttps_epi32(a))
     }
     #[inline(always)]
     fn to_f(self, a: __m512i) -> __m512 {

@@ -8,7 +8,6 @@ use super::Simd;
 ///
 /// # Safety
 /// Of the methods with a pointer: as for the methods of [`Simd`] that they stand for.
-#[allow(dead_code, reason = "a whole set of accesses; kernels use what they need")]
 pub(crate) trait Element: Copy + Send + Sync + 'static {
     /// Zero.
     const ZERO: Self;

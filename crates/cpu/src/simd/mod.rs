@@ -47,7 +47,6 @@ pub(crate) const MAX_LANES: usize = 16;
 ///
 /// # Safety
 /// Of every method with a pointer: it must be valid for as many elements as the method touches.
-#[allow(dead_code, reason = "a whole set of lane operations; kernels use what they need")]
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// f32 lanes.
     type F: Copy + Send + Sync + 'static;
@@ -145,13 +144,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn le(self, a: Self::F, b: Self::F) -> Self::M;
     fn eq(self, a: Self::F, b: Self::F) -> Self::M;
     fn and_m(self, a: Self::M, b: Self::M) -> Self::M;
-    fn or_m(self, a: Self::M, b: Self::M) -> Self::M;
     fn any(self, m: Self::M) -> bool;
     /// `if m { yes } else { no }`.
     fn select(self, m: Self::M, yes: Self::F, no: Self::F) -> Self::F;
 
     fn splat_i(self, x: i32) -> Self::I;
-    unsafe fn load_i(self, p: *const i32) -> Self::I;
     /// LANES bytes, each widened from 0..=255.
     unsafe fn load_u8(self, p: *const u8) -> Self::I;
     /// LANES bytes, each widened from -128..=127.
@@ -185,8 +182,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn shr_i<const N: u32>(self, a: Self::I) -> Self::I;
     /// Shifts in copies of the sign.
     fn sar_i<const N: u32>(self, a: Self::I) -> Self::I;
-    /// Towards zero; unspecified where the value does not fit an i32 or is NaN.
-    fn trunc_to_i(self, a: Self::F) -> Self::I;
     fn to_f(self, a: Self::I) -> Self::F;
     fn bits(self, a: Self::F) -> Self::I;
     #[expect(clippy::wrong_self_convention, reason = "the token is self; it converts nothing")]

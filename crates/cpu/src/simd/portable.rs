@@ -232,10 +232,6 @@ impl Simd for Portable {
         zip(a, b, |a, b| a & b)
     }
     #[inline(always)]
-    fn or_m(self, a: Lanes<u32>, b: Lanes<u32>) -> Lanes<u32> {
-        zip(a, b, |a, b| a | b)
-    }
-    #[inline(always)]
     fn any(self, m: Lanes<u32>) -> bool {
         m.0.iter().fold(0, |any, &m| any | m) != 0
     }
@@ -250,11 +246,6 @@ impl Simd for Portable {
     #[inline(always)]
     fn splat_i(self, x: i32) -> Lanes<i32> {
         Lanes([x; L])
-    }
-    #[inline(always)]
-    unsafe fn load_i(self, p: *const i32) -> Lanes<i32> {
-        // SAFETY: the caller gives 8 readable elements.
-        Lanes(unsafe { p.cast::<[i32; L]>().read_unaligned() })
     }
     #[inline(always)]
     unsafe fn load_u8(self, p: *const u8) -> Lanes<i32> {
@@ -338,10 +329,6 @@ impl Simd for Portable {
     #[inline(always)]
     fn sar_i<const N: u32>(self, a: Lanes<i32>) -> Lanes<i32> {
         map(a, |a| a >> N)
-    }
-    #[inline(always)]
-    fn trunc_to_i(self, a: Lanes<f32>) -> Lanes<i32> {
-        map(a, |a| a as i32)
     }
     #[inline(always)]
     fn to_f(self, a: Lanes<i32>) -> Lanes<f32> {

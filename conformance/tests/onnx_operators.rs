@@ -149,13 +149,14 @@ fn the_official_operator_tests_pass() {
 }
 
 /// Operators that the standard also gives as functions of simpler ones: the Block that each is, in
-/// how many of their tests it is found in the simpler ones, and of how many.
+/// how many of their tests it is found in the simpler ones, and of how many. Norms over several axes
+/// are refused, and rotations by tables that are inputs.
 const EXPANDED: &[(&str, &str, usize, usize)] = &[
-    ("test_attention_", "ScaledDotProductAttention", 0, 0),
-    ("test_layer_normalization_", "LayerNorm", 0, 0),
-    ("test_rms_normalization_", "RmsNorm", 0, 0),
-    ("test_rotary_embedding_", "Rope", 0, 0),
-    ("test_gelu_", "Gelu", 0, 0),
+    ("test_attention_", "ScaledDotProductAttention", 93, 93),
+    ("test_layer_normalization_", "LayerNorm", 38, 38),
+    ("test_rms_normalization_", "RmsNorm", 7, 19),
+    ("test_rotary_embedding_", "Rope", 0, 8),
+    ("test_gelu_", "Gelu", 4, 4),
 ];
 
 #[test]
@@ -176,7 +177,7 @@ fn operators_are_recognised_in_what_the_standard_expands_them_to() {
             found += usize::from(there);
             total += 1;
             if !there {
-                println!("{name}:\n{report}");println!("{graph}");
+                println!("{name}:\n{report}");
             }
         }
         if (found, total) != (wanted, of) {

@@ -57,9 +57,9 @@ fn all_text_is_escaped_wherever_it_stands() {
     assert!(!page.contains("<script") && !page.contains('\u{1b}'));
     // Title and h1; heading; text; two of the fact; two of the table; of the chart its caption,
     // unit, key, aria label, label, full label, and in the tip of the bar label, series and unit;
-    // the program output.
+    // the program output; of the graph caption, key, aria label, and name and detail twice.
     let safe = "&lt;script&gt;&amp;&quot;&#39;\u{fffd}";
-    assert_eq!(page.matches(safe).count(), 2 + 1 + 1 + 2 + 2 + 9 + 1);
+    assert_eq!(page.matches(safe).count(), 2 + 1 + 1 + 2 + 2 + 9 + 1 + 7);
     assert_eq!(page.matches("script").count(), page.matches(safe).count());
 }
 

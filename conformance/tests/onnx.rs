@@ -9,9 +9,9 @@ use frit_cli::{
 };
 use frit_conformance::compare;
 use frit_cpu::{Cpu, Pool};
-use frit_graph::{Backend, Policy, Spec, Value, compile, rewrite};
+use frit_graph::{Backend, Op, Policy, Spec, Tensor, Value, compile, recognise};
 use frit_load::{OnnxModel, onnx::Dim};
-use frit_models::fast_kernels;
+use frit_ops::recognisers;
 use std::{collections::BTreeMap, path::Path};
 
 /// Difference from onnxruntime, relative to 1 + |expected|.
@@ -46,21 +46,38 @@ impl Golden {
         self.inputs.iter().map(|(n, v)| (n.clone(), v.spec().clone())).collect()
     }
 
-    fn run(&self, backend: &dyn Backend, fused: bool) -> Vec<Value> {
-        let (graph, params) = self.model.graph(&self.specs()).expect("a graph");
-        let rules = if fused { fast_kernels() } else { Vec::new() };
-        let (graph, _) = rewrite(&graph, &rules).expect("rewritten");
+    fn run(&self, backend: &dyn Backend, recognised: bool) -> Vec<Value> {
+        let (mut graph, params) = self.model.graph(&self.specs()).expect("a graph");
+        if recognised {
+            graph = recognise(&graph, &recognisers()).expect("recognised").0;
+        }
         let program = compile(&graph, backend, &params, Policy::Allow).expect("compiled");
         let inputs = self.model.inputs().iter().map(|p| self.inputs[&p.name].clone()).collect();
         program.run(inputs).expect("it runs")
     }
 
-    fn check(&self) {
+    /// The numbers hold in every way it can run, and these Blocks are found in it, by the beginning
+    /// of their text.
+    fn check(&self, found: &[(&str, usize)]) {
+        let (graph, _) = self.model.graph(&self.specs()).expect("a graph");
+        let (graph, report) = recognise(&graph, &recognisers()).expect("recognised");
+        let text = |t: &Tensor| match t.op() {
+            Op::Block(b) => Some(format!("{b:?}")),
+            _ => None,
+        };
+        let blocks: Vec<String> = graph.nodes().iter().filter_map(text).collect();
+        for &(name, count) in found {
+            let got = blocks.iter().filter(|b| b.starts_with(name)).count();
+            assert_eq!(got, count, "{name}\n{report}\n{:?}", graph.histogram());
+        }
         let cpu = || Cpu::on(Pool::new(2));
-        let ways: [(&str, Cpu, bool); 2] =
-            [("composed", cpu().without_fused(), false), ("fused", cpu(), true)];
-        for (what, backend, fused) in ways {
-            let got = self.run(&backend, fused);
+        let ways: [(&str, Cpu, bool); 3] = [
+            ("composed", cpu().without_fused(), false),
+            ("recognised, composed", cpu().without_fused(), true),
+            ("recognised, fused", cpu(), true),
+        ];
+        for (what, backend, recognised) in ways {
+            let got = self.run(&backend, recognised);
             for ((got, wanted), port) in got.iter().zip(&self.outputs).zip(self.model.outputs()) {
                 assert_eq!(got.spec(), wanted.spec(), "{what}: {port}");
                 let d = compare(&got.to_f64(), &wanted.to_f64(), (WITHIN, WITHIN));
@@ -73,17 +90,34 @@ impl Golden {
 
 #[test]
 fn sentence_embeddings_agree_with_onnxruntime() {
-    golden(&PARAPHRASE_MINILM_ONNX, "paraphrase_minilm_l3.npz").check();
+    golden(&PARAPHRASE_MINILM_ONNX, "paraphrase_minilm_l3.npz").check(&[
+        ("ScaledDotProductAttention", 3),
+        ("LayerNorm", 7),
+        ("Linear { activation: Gelu(Erf)", 3),
+        ("Linear { activation: Identity", 15),
+        ("Embedding", 3),
+    ]);
 }
 
 #[test]
 fn a_vision_transformer_agrees_with_onnxruntime() {
-    golden(&VIT_S_FOCUS_ONNX, "vit_s_focus.npz").check();
+    golden(&VIT_S_FOCUS_ONNX, "vit_s_focus.npz").check(&[
+        ("ScaledDotProductAttention", 12),
+        ("LayerNorm", 25),
+        ("Linear { activation: Gelu(Erf)", 12),
+        ("Linear { activation: Identity", 62),
+    ]);
 }
 
 #[test]
 fn recognised_text_agrees_with_onnxruntime() {
-    golden(&PP_OCR_V4_REC_ONNX, "ppocr_v4_rec.npz").check();
+    golden(&PP_OCR_V4_REC_ONNX, "ppocr_v4_rec.npz").check(&[
+        ("ScaledDotProductAttention", 2),
+        ("LayerNorm", 5),
+        ("Silu", 5),
+        ("Linear { activation: Silu", 2),
+        ("Linear { activation: Identity", 7),
+    ]);
 }
 
 #[test]

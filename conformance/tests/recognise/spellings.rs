@@ -178,6 +178,12 @@ fn affine_layers_of_exporters_are_found() {
         spelling("Gemm between Flatten and Reshape", &xs, plain, |x| {
             (x[0].reshape(&[6, 8]).matmul(&x[1].transpose(&[1, 0])) + &x[2]).reshape(&[2, 3, 5])
         }),
+        spelling("onnx's MatMul: the weight as [k, n]", &xs, plain, |x| {
+            let numbers: Vec<f32> = (0..40u8).map(|i| f32::from(i % 7) - 3.0).collect();
+            let w = frit_graph::Value::new([8, 5], numbers).expect("a weight");
+            let y = x[0].reshape(&[6, 8]).matmul(&Tensor::constant(w));
+            y.reshape(&[2, 3, 5]) + &x[2]
+        }),
         spelling("gelu behind it", &xs, &["Linear { activation: Gelu(Erf) }"], |x| {
             let y = x[0].matmul(&x[1].transpose(&[1, 0])) + &x[2];
             &y * 0.5 * ((&y / SQRT_2).erf() + 1.0)

@@ -10,8 +10,11 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
+mod picture;
 #[cfg(test)]
 mod tests;
+
+pub use picture::{Kind, Operation};
 
 const STYLE: &str = include_str!("html/style.css");
 
@@ -58,6 +61,13 @@ pub enum Section {
     },
     /// Text in a fixed-width face, line by line, such as the output of a program.
     Pre(String),
+    /// The operations of a graph in order: a cell each, and a list of them to unfold.
+    Graph {
+        /// What is shown.
+        title: String,
+        /// The operations.
+        operations: Vec<Operation>,
+    },
 }
 
 /// The report as a complete HTML page.
@@ -110,6 +120,7 @@ fn render_section(section: &Section, page: &mut String) {
         }
         Section::Table { head, rows } => render_table(head, rows, page),
         Section::Bars { title, unit, groups } => render_bars(title, unit, groups, page),
+        Section::Graph { title, operations } => picture::render(title, operations, page),
         // A newline right after the tag would be dropped; this one is dropped instead.
         Section::Pre(text) => put(page, format_args!("<pre>\n{}</pre>", escape(text))),
     }

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use frit_cli::commands::{Failure, Out, Verdict, note};
 use frit_cli::commands::{
-    bench, chat, demo, doctor, eval, forward, generate, inspect, run as run_file, transcribe,
+    bench, chat, demo, doctor, eval, forward, fuse, generate, inspect, run as run_file, transcribe,
+    verify,
 };
 
 /// Transformer models, written as many small tensor operations, run as few fused kernels.
@@ -50,6 +51,10 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Run an ONNX file on given inputs, or list what it wants
     Run(run_file::RunArgs),
+    /// Find operations in an ONNX file that it spells out in small ones, and measure what it brings
+    Fuse(fuse::FuseArgs),
+    /// Hold a model, run fused, against itself, composed, Block by Block
+    Verify(verify::VerifyArgs),
     /// Tell what this machine has: processor, threads, backends, cache
     Doctor(doctor::DoctorArgs),
 }
@@ -77,6 +82,8 @@ fn run(arguments: &Arguments, out: &mut Out) -> Result<Verdict, Failure> {
         Some(Command::Forward(args)) => forward::run(args, out),
         Some(Command::Inspect(args)) => inspect::run(args, out),
         Some(Command::Run(args)) => run_file::run(args, out),
+        Some(Command::Fuse(args)) => fuse::run(args, out),
+        Some(Command::Verify(args)) => verify::run(args, out),
         Some(Command::Doctor(args)) => doctor::run(args, out),
         None => {
             out.text(&Arguments::command().render_help().to_string())?;

@@ -192,8 +192,16 @@ impl fmt::Display for RewriteReport {
             if r.no_effect > 0 {
                 writeln!(f, "{:>5} x {:<32} no effect", r.no_effect, r.name)?;
             }
+            // A model refuses the same in every layer.
+            let mut seen: Vec<(&str, usize)> = Vec::new();
             for why in &r.refused {
-                writeln!(f, "        {:<32} refused: {why}", r.name)?;
+                match seen.iter_mut().find(|s| s.0 == why) {
+                    Some(s) => s.1 += 1,
+                    None => seen.push((why, 1)),
+                }
+            }
+            for (why, n) in seen {
+                writeln!(f, "{n:>5} x {:<32} refused: {why}", r.name)?;
             }
         }
         Ok(())

@@ -20,4 +20,4 @@ pub mod whisper;
 
 pub use config::ConfigError;
 pub use fast::{fast_kernels, packed_linear};
-pub use program::Compiled;
+pub use program::{Compiled, Traced};

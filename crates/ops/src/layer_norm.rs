@@ -114,7 +114,12 @@ impl Entry for LayerNorm {
         let centred = &x - &average;
         // TensorFlow's squared difference may stand either way round.
         let squares = one_of([centred.squared(), (&average - &x).squared()]);
-        let inverse = rsqrt(mean(squares, Axis::Last) + number("eps"));
+        // The standard's own expansion in ONNX: the mean of squares less the square of the mean.
+        let variance = one_of([
+            mean(squares, Axis::Last),
+            mean(x.squared(), Axis::Last) - average.squared(),
+        ]);
+        let inverse = rsqrt(variance + number("eps"));
         let norm = &centred * &inverse;
         let spellings = [
             // torch's exporters (Pow, Sqrt, Div), paddle2onnx, transformers (Mul, Rsqrt).

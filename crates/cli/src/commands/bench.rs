@@ -61,7 +61,7 @@ impl Types {
     }
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|s| (0.0..=3600.0).contains(s));
     number.ok_or_else(|| "it must be a number from 0 to 3600".into())
 }

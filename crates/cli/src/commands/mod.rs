@@ -11,13 +11,16 @@ pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod forward;
+pub mod fuse;
 pub mod generate;
+mod given;
 pub mod inspect;
 mod language;
 mod out;
 pub mod run;
 mod speech;
 pub mod transcribe;
+pub mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

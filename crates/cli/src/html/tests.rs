@@ -47,15 +47,19 @@ fn all_text_is_escaped_wherever_it_stands() {
                 groups: vec![(text(), vec![(text(), 1.0)])],
             },
             Section::Pre(text()),
+            Section::Graph {
+                title: text(),
+                operations: vec![Operation { name: text(), detail: text(), kind: Kind::Block }],
+            },
         ],
     };
     let page = render(&report);
     assert!(!page.contains("<script") && !page.contains('\u{1b}'));
     // Title and h1; heading; text; two of the fact; two of the table; of the chart its caption,
     // unit, key, aria label, label, full label, and in the tip of the bar label, series and unit;
-    // the program output.
+    // the program output; of the graph caption, key, aria label, and name and detail twice.
     let safe = "&lt;script&gt;&amp;&quot;&#39;\u{fffd}";
-    assert_eq!(page.matches(safe).count(), 2 + 1 + 1 + 2 + 2 + 9 + 1);
+    assert_eq!(page.matches(safe).count(), 2 + 1 + 1 + 2 + 2 + 9 + 1 + 7);
     assert_eq!(page.matches("script").count(), page.matches(safe).count());
 }
 
@@ -184,4 +188,22 @@ fn a_report_that_cannot_be_written_names_the_path() {
     let error = write(&report, &bad).expect_err("no such folder");
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
     assert!(error.to_string().contains(&bad.display().to_string()), "{error}");
+}
+
+#[test]
+fn a_graph_has_a_cell_an_operation_and_folds_what_is_small() {
+    let of = |name: &str, kind| Operation { name: name.into(), detail: "f32[2]".into(), kind };
+    let operations = vec![
+        of("add", Kind::Primitive),
+        of("reshape", Kind::View),
+        of("gelu", Kind::Block),
+        of("linear", Kind::Block),
+        of("gelu", Kind::Block),
+    ];
+    let page = page(Section::Graph { title: "after".into(), operations });
+    assert_eq!(page.matches("<rect ").count(), 5);
+    assert_eq!(page.matches("<rect class=\"s1\"").count(), 2, "both gelus have one colour");
+    assert!(page.contains("gelu \u{d7} 2") && page.contains("linear \u{d7} 1"));
+    assert!(page.contains("<summary>2 small: add, reshape</summary>"));
+    assert!(!page.contains("<script"));
 }

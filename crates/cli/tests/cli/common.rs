@@ -70,3 +70,22 @@ pub(crate) fn doubling(path: PathBuf, expected: &[f32], metadata: &[(&str, &str)
         usual.into_iter().chain(bounds).chain(metadata.iter().copied()).collect();
     write(&path, &tensors, &metadata);
 }
+
+/// The path of golden numbers of the project.
+pub(crate) fn golden(name: &str) -> String {
+    format!("{}/../../conformance/golden/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Writes the model of an operator test of ONNX as `model.onnx` into a folder.
+pub(crate) fn operator(folder: &Path, name: &str) {
+    let file = std::fs::File::open(golden("onnx/operators.tar.gz")).expect("the archive");
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+    for entry in archive.entries().expect("entries") {
+        let mut entry = entry.expect("an entry");
+        if entry.path().expect("a name").as_ref() == Path::new(name).join("model.onnx") {
+            entry.unpack(folder.join("model.onnx")).expect("written");
+            return;
+        }
+    }
+    panic!("no operator test is called {name}");
+}

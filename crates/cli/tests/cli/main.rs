@@ -3,8 +3,10 @@
 mod common;
 mod doctor;
 mod eval;
+mod fuse;
 mod generate;
 mod inspect;
 mod models;
 mod onnx;
 mod usage;
+mod verify;

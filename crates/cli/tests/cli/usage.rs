@@ -21,6 +21,8 @@ fn without_a_command_it_prints_help() {
         "forward",
         "inspect",
         "run",
+        "fuse",
+        "verify",
         "doctor",
     ] {
         assert!(stdout(&bare).contains(command), "{command}");

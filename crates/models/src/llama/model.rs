@@ -17,7 +17,7 @@ use super::{
     network::{KeyValue, Network, Past, Tokens},
     weights::Weights,
 };
-use crate::program::Compiled;
+use crate::program::{Compiled, Traced};
 use frit_graph::{
     Backend, DType, Error, Graph, Policy, Program, Rule, Spec, Tensor, Value, compile, rewrite,
 };
@@ -194,6 +194,36 @@ impl Llama {
         attention_mask: Option<&Value>,
         position_ids: Option<&Value>,
     ) -> Result<Value, LlamaError> {
+        let pass = self.pass(input_ids, attention_mask, position_ids)?;
+        let specs: Vec<Spec> = pass.inputs.iter().map(|v| v.spec().clone()).collect();
+        let masked = pass.masked;
+        let program = self.program(pass.name, &specs, |network, x| whole(network, x, masked))?;
+        Ok(program.run(pass.inputs)?.remove(0))
+    }
+
+    /// The pass of [`Llama::forward`] as a graph of plain layers, with its weights and inputs.
+    ///
+    /// # Errors
+    /// As [`Llama::forward`].
+    pub fn trace(
+        &self,
+        input_ids: &Value,
+        attention_mask: Option<&Value>,
+        position_ids: Option<&Value>,
+    ) -> Result<Traced, LlamaError> {
+        let Pass { inputs, masked, .. } = self.pass(input_ids, attention_mask, position_ids)?;
+        let specs: Vec<Spec> = inputs.iter().map(|v| v.spec().clone()).collect();
+        let network = Network::new(&self.config, &self.weights);
+        let graph = Graph::trace(&specs, |x| whole(&network, x, masked))?;
+        Ok(Traced { graph, params: self.weights.params.clone(), inputs })
+    }
+
+    fn pass(
+        &self,
+        input_ids: &Value,
+        attention_mask: Option<&Value>,
+        position_ids: Option<&Value>,
+    ) -> Result<Pass, LlamaError> {
         let shape = input_ids.shape().to_vec();
         let integers = input_ids.dtype().is_integer();
         if shape.len() != 2 || shape.contains(&0) || !integers {
@@ -218,30 +248,34 @@ impl Llama {
         let last = positions.iter().copied().max().unwrap_or(0);
         let length = usize::try_from(last).unwrap_or(0) + 1;
 
-        let grid = Spec::new(DType::I64, shape.clone());
-        let mut specs = vec![grid.clone(), grid];
         let mut inputs = vec![input_ids.cast(DType::I64), Value::new(shape.clone(), positions)?];
         let masked = mask.is_some();
         if let Some(mask) = mask {
-            specs.push(Spec::new(DType::Bool, shape.clone()));
             inputs.push(Value::bools(shape, &mask)?);
         }
         inputs.extend(self.frequencies(length)?);
-        let rest = inputs[specs.len()..].iter().map(|v| v.spec().clone());
-        specs.extend(rest);
         let name = format!("forward of {b} x {t}{}", if masked { ", masked" } else { "" });
-        let program = self.program(name, &specs, |network, x| {
-            let tokens = Tokens {
-                ids: x[0].clone(),
-                positions: x[1].clone(),
-                key_mask: masked.then(|| x[2].clone()),
-                frequencies: &x[2 + usize::from(masked)..],
-                past: None,
-            };
-            vec![network.logits(&network.decode(&tokens).hidden)]
-        })?;
-        Ok(program.run(inputs)?.remove(0))
+        Ok(Pass { name, inputs, masked })
     }
+}
+
+/// A pass over everything, before its graph is made.
+struct Pass {
+    name: String,
+    inputs: Vec<Value>,
+    masked: bool,
+}
+
+/// The graph of a pass: ids, positions, the mask if there is one, frequencies.
+fn whole(network: &Network<'_>, x: &[Tensor], masked: bool) -> Vec<Tensor> {
+    let tokens = Tokens {
+        ids: x[0].clone(),
+        positions: x[1].clone(),
+        key_mask: masked.then(|| x[2].clone()),
+        frequencies: &x[2 + usize::from(masked)..],
+        past: None,
+    };
+    vec![network.logits(&network.decode(&tokens).hidden)]
 }
 
 /// Positions that count what the mask keeps.

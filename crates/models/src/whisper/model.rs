@@ -12,6 +12,7 @@ use super::{
     network::{KeyValue, Network},
 };
 pub use crate::program::Compiled;
+use crate::program::Traced;
 use frit_graph::{
     Backend, DType, Error, Graph, Params, Policy, Program, Rule, Spec, Tensor, Value, compile,
     rewrite,
@@ -263,7 +264,33 @@ impl Whisper {
         features: &Value,
         ids: &Value,
     ) -> Result<(Value, Value), WhisperError> {
+        let pass = self.pass(features, ids)?;
+        let [batch, tokens] = pass.sizes;
         let c = self.config.clone();
+        let cache = self.cache_spec(batch, tokens);
+        let specs: Vec<Spec> = pass.inputs.iter().map(|v| v.spec().clone()).collect();
+        let name = format!("forward of {batch} x {tokens}");
+        let build = |network: &Network<'_>, x: &[Tensor]| whole(network, x, &c, &cache);
+        let mut out = self.program(name, &specs, build)?.run(pass.inputs)?;
+        let logits = out.remove(1);
+        Ok((out.remove(0), logits))
+    }
+
+    /// The pass of [`Whisper::forward`] as a graph of plain layers, with its weights and inputs.
+    ///
+    /// # Errors
+    /// As [`Whisper::forward`].
+    pub fn trace(&self, features: &Value, ids: &Value) -> Result<Traced, WhisperError> {
+        let Pass { inputs, sizes: [batch, tokens] } = self.pass(features, ids)?;
+        let specs: Vec<Spec> = inputs.iter().map(|v| v.spec().clone()).collect();
+        let cache = self.cache_spec(batch, tokens);
+        let network = Network::new(&self.config, &self.params, self.options.dtype);
+        let graph = Graph::trace(&specs, |x| whole(&network, x, &self.config, &cache))?;
+        Ok(Traced { graph, params: self.params.clone(), inputs })
+    }
+
+    fn pass(&self, features: &Value, ids: &Value) -> Result<Pass, WhisperError> {
+        let c = &self.config;
         let batch = features.shape().first().copied().unwrap_or(0);
         let wanted = self.mel_spec(batch);
         if features.shape() != wanted.shape || batch == 0 {
@@ -285,24 +312,27 @@ impl Whisper {
                 ids.spec()
             )));
         }
-        let name = format!("forward of {batch} x {tokens}");
-        let cache = self.cache_spec(batch, tokens);
-        let inputs = [wanted, Spec::new(DType::I64, [batch, tokens])];
-        let program = self.program(name, &inputs, |network, x| {
-            let hidden = network.encoder(&x[0]);
-            let cross = network.cross(&hidden);
-            let empty = Tensor::full(cache.clone(), 0.0);
-            let cache = KeyValue { key: empty.clone(), value: empty };
-            let caches = vec![cache; c.decoder_layers];
-            let start = Tensor::scalar(DType::I64, 0.0);
-            let decoded = network.decoder(&x[1], &start, &caches, &cross);
-            vec![hidden, network.logits(&decoded.hidden)]
-        })?;
         let inputs = vec![features.cast(self.options.dtype), ids.cast(DType::I64)];
-        let mut out = program.run(inputs)?;
-        let logits = out.remove(1);
-        Ok((out.remove(0), logits))
+        Ok(Pass { inputs, sizes: [batch, tokens] })
     }
+}
+
+/// A pass over everything, before its graph is made: the inputs, and how many of how many tokens.
+struct Pass {
+    inputs: Vec<Value>,
+    sizes: [usize; 2],
+}
+
+/// The graph of a pass: the hidden states of the encoder, and logits over an empty cache.
+fn whole(network: &Network<'_>, x: &[Tensor], c: &WhisperConfig, cache: &Spec) -> Vec<Tensor> {
+    let hidden = network.encoder(&x[0]);
+    let cross = network.cross(&hidden);
+    let empty = Tensor::full(cache.clone(), 0.0);
+    let cache = KeyValue { key: empty.clone(), value: empty };
+    let caches = vec![cache; c.decoder_layers];
+    let start = Tensor::scalar(DType::I64, 0.0);
+    let decoded = network.decoder(&x[1], &start, &caches, &cross);
+    vec![hidden, network.logits(&decoded.hidden)]
 }
 
 fn flat(pairs: Vec<KeyValue>) -> Vec<Tensor> {

@@ -2,7 +2,9 @@
 //! activation, any of them with views and casts between.
 //!
 //! The weight must be a leaf: what is computed is no weight to be packed, and a quantised weight
-//! (a cast and a product before the transpose) is another operation.
+//! (a cast and a product before the transpose) is another operation. One that stands as `[k, n]`
+//! is transposed, which a backend does once, as with everything that weights alone decide; a
+//! matrix that is an input would be transposed at every call, and stays.
 
 use super::{Activation, Linear, LinearInputs};
 use crate::GeluForm;
@@ -90,10 +92,7 @@ fn layer(
         return None;
     };
     inside.push(t.clone());
-    let weight = match weight(right)? {
-        Ok(w) => w,
-        Err(why) => return Some(Err(why)),
-    };
+    let weight = weight(right)?;
     if let Some(why) = site.leaks(&inside) {
         return Some(Err(why));
     }
@@ -124,8 +123,8 @@ fn widened(x: &Tensor, interior: &[Tensor]) -> Vec<Tensor> {
 }
 
 /// The weight `[n, k]` of a right operand that is its transpose, seen through repetition for a
-/// batch; a leaf that stands as `[k, n]` is refused.
-fn weight(right: &Tensor) -> Option<Result<Tensor, String>> {
+/// batch.
+fn weight(right: &Tensor) -> Option<Tensor> {
     let shape = right.shape();
     let matrix = &shape[shape.len() - 2..];
     let mut t = right;
@@ -136,13 +135,10 @@ fn weight(right: &Tensor) -> Option<Result<Tensor, String>> {
             Prim::Cast if !before_widening(t).is(t) => t = x?,
             Prim::Transpose(perm) if perm[..] == [1, 0] => {
                 let w = before_widening(x?);
-                return leaf(w).then(|| Ok(w.clone()));
+                return leaf(w).then(|| w.clone());
             }
             Prim::Param(_) | Prim::Constant(_) if t.rank() == 2 => {
-                return Some(Err(format!(
-                    "the weight stands as [k, n] {}; linear wants [n, k]",
-                    t.spec()
-                )));
+                return Some(t.transpose(&[1, 0]));
             }
             _ => return None,
         }

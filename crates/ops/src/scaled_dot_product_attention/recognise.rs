@@ -4,7 +4,8 @@
 //! any number, heads are grouped by repeating keys, and views of three, four and five axes come
 //! and go. So the weights are found by formulas and the rest is followed from there:
 //!
-//! 1. the product `weights v`, under casts and reshapes, and the softmax that makes the weights;
+//! 1. the product `weights v`, under casts and reshapes, and the softmax that makes the weights,
+//!    which may be set to zero where a mask leaves no key;
 //! 2. from the softmax through masks, softcap and scales to the product `q k^T`;
 //! 3. what masks say of rows and columns (`bounds.rs`), the rest stays a mask;
 //! 4. q, k and v before casts, scales and the repetition of heads.
@@ -85,6 +86,45 @@ fn weights_patterns() -> Vec<Pattern> {
 struct Weights {
     scores: Tensor,
     sinks: Option<Tensor>,
+    /// The mask whose rows of nothing but minus infinity have weights of zero.
+    guard: Option<Tensor>,
+}
+
+/// What a tensor repeats over leading axes.
+fn unrepeated(t: &Tensor) -> &Tensor {
+    let mut t = t;
+    while let Some(x) = t.input(0) {
+        let leading = t.rank().saturating_sub(x.rank());
+        let aligned = match t.prim() {
+            Some(Prim::Broadcast) => true,
+            Some(Prim::Reshape) => {
+                t.shape().ends_with(x.shape()) && t.shape()[..leading].iter().all(|&d| d == 1)
+            }
+            _ => false,
+        };
+        if !aligned {
+            break;
+        }
+        t = x;
+    }
+    t
+}
+
+/// The mask that a condition says to be minus infinity all along a row, as ONNX's own expansion of
+/// attention has it.
+fn empty_rows(condition: &Tensor) -> Option<Tensor> {
+    let c = unrepeated(condition);
+    let Some(Prim::Compare(Compare::Eq)) = c.prim() else { return None };
+    let (x, y) = (c.input(0)?, c.input(1)?);
+    let top = match (number_of(x), number_of(y)) {
+        (_, Some(f64::NEG_INFINITY)) => x,
+        (Some(f64::NEG_INFINITY), _) => y,
+        _ => return None,
+    };
+    let top = unrepeated(top);
+    let mask = top.input(0)?;
+    let along = matches!(top.prim()?, Prim::Reduce(Reduce::Max, axes) if axes[..] == [mask.rank() - 1]);
+    along.then(|| unrepeated(mask).clone())
 }
 
 /// Whether a reshape leaves the last two axes alone.
@@ -107,11 +147,21 @@ fn softmax_of(
         inside.push(t.clone());
         t = x;
     }
+    if let (Some(Prim::Select), [Some(condition), Some(zero), Some(rest)]) = (t.prim(), t.inputs())
+        && number_of(zero) == Some(0.0)
+        && let Some(mask) = empty_rows(condition)
+    {
+        inside.push(t.clone());
+        let w = softmax_of(rest, root, patterns, inside).filter(|w| w.guard.is_none())?;
+        // A mask that is one finite number has no such rows.
+        let guard = (!number_of(&mask).is_some_and(f64::is_finite)).then_some(mask);
+        return Some(Weights { guard, ..w });
+    }
     if let Some(s) = t.block::<Softmax>() {
         inside.push(t.clone());
         let last = s.axis_of(t.rank())? + 1 == t.rank();
         let scores = t.input(0).filter(|_| last)?.clone();
-        return Some(Weights { scores, sinks: None });
+        return Some(Weights { scores, sinks: None, guard: None });
     }
     if let (Some(Prim::Slice { start, step }), Some(x)) = (t.prim(), t.input(0)) {
         // gpt-oss in transformers: the sinks are one more column, which is cut off afterwards.
@@ -135,7 +185,7 @@ fn softmax_of(
         inside.push(c.clone());
         let fits = *axis + 1 == c.rank() && s.spec().last() == t.spec().last();
         return (fits && z.spec().last() == Some(1))
-            .then(|| Weights { scores: s.clone(), sinks: Some(z.clone()) });
+            .then(|| Weights { scores: s.clone(), sinks: Some(z.clone()), guard: None });
     }
     let found = patterns.iter().find_map(|p| p.find(t))?;
     inside.extend_from_slice(found.interior());
@@ -148,7 +198,7 @@ fn softmax_of(
         casts.extend(c.input(0).cloned());
         inside.push(c);
     }
-    Some(Weights { scores, sinks })
+    Some(Weights { scores, sinks, guard: None })
 }
 
 /// Scores on the way from the softmax to the product.
@@ -272,6 +322,11 @@ fn recognise(site: Site<'_>, patterns: &[Pattern]) -> Step<Tensor> {
     let (Some(q), Some(kt)) = (qk.input(0), qk.input(1)) else { return Err(Stop::No) };
     if let Some(why) = site.leaks(&inside) {
         return refused(why);
+    }
+    if let Some(guard) = &w.guard
+        && !scores.adds.iter().any(|m| same_value(unrepeated(m), guard))
+    {
+        return refused("rows without keys are those of another mask");
     }
     let Some(shape) = Shape::of(&scores.shapes) else {
         return refused("the scores have no axes of batch and heads");

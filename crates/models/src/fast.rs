@@ -27,9 +27,7 @@ pub fn fast_kernels() -> Vec<Rule> {
             Rewrite::Replaced(Tensor::block(ops::Linear::default(), inputs))
         }),
         Rule::new("activation_of_product", activation_of_product),
-        Rule::block::<nn::Gelu>("gelu", |b, i| {
-            Rewrite::Replaced(ops::fast::gelu(&i.x, b.form))
-        }),
+        Rule::block::<nn::Gelu>("gelu", |b, i| Rewrite::Replaced(ops::fast::gelu(&i.x, b.form))),
         Rule::block::<nn::Embedding>("packed_embedding", |_, i| packed_embedding(i)),
         Rule::block::<nn::Embedding>("embedding", |_, i| {
             Rewrite::Replaced(ops::fast::embedding(&i.weight, &i.ids))

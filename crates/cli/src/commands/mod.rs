@@ -9,6 +9,7 @@ pub mod bench;
 pub mod chat;
 pub mod demo;
 pub mod doctor;
+pub mod embed;
 pub mod eval;
 pub mod forward;
 pub mod generate;
@@ -27,6 +28,7 @@ use frit::cpu::{Cpu, Pool};
 use frit::graph::{Backend, Error, Reference, Rule};
 use frit::load::LoadError;
 use frit::models::chat::ChatError;
+use frit::models::encoder::EncoderError;
 use frit::models::fast_kernels;
 use frit::models::generate::GenerateError;
 use frit::models::llama::LlamaError;
@@ -66,6 +68,9 @@ pub enum Failure {
     /// A language model at work.
     #[error(transparent)]
     Generate(Box<GenerateError>),
+    /// An encoder.
+    #[error(transparent)]
+    Encoder(#[from] EncoderError),
     /// The tokenizer of a language model.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

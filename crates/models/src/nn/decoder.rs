@@ -123,9 +123,7 @@ impl Block for Rope {
 pub(super) fn gelu(x: &Tensor, form: GeluForm) -> Tensor {
     let twice = match form {
         GeluForm::Erf => (x / std::f64::consts::SQRT_2).erf(),
-        GeluForm::Tanh => {
-            ((x + x * x * x * 0.044715) * (2.0 / std::f64::consts::PI).sqrt()).tanh()
-        }
+        GeluForm::Tanh => ((x + x * x * x * 0.044715) * (2.0 / std::f64::consts::PI).sqrt()).tanh(),
         // x sigmoid(1.702 x), as sigmoid(2 a) is (1 + tanh a) / 2.
         GeluForm::Quick => (x * 0.851).tanh(),
     };

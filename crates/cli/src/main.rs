@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use frit_cli::commands::{Failure, Out, Verdict, note};
 use frit_cli::commands::{
-    bench, chat, demo, doctor, eval, forward, fuse, generate, inspect, run as run_file, transcribe,
-    verify,
+    bench, chat, demo, doctor, embed, eval, forward, fuse, generate, inspect, run as run_file,
+    transcribe, verify,
 };
 
 /// Transformer models, written as many small tensor operations, run as few fused kernels.
@@ -23,6 +23,7 @@ Examples:
   frit transcribe speech.wav       speech to text
   frit generate \"The sky is\"       a language model goes on
   frit chat                        a talk with a language model
+  frit embed \"A text\"              a text as a vector
   frit doctor                      what this machine has
   frit help transcribe             all options of a command"
 )]
@@ -41,6 +42,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Talk with a language model
     Chat(chat::ChatArgs),
+    /// Turn texts into vectors that tell how alike they are
+    Embed(embed::EmbedArgs),
     /// Time every operation, composed against fused
     Bench(bench::BenchArgs),
     /// Run conformance cases and judge them, or write their outputs
@@ -77,6 +80,7 @@ fn run(arguments: &Arguments, out: &mut Out) -> Result<Verdict, Failure> {
         Some(Command::Transcribe(args)) => transcribe::run(args, out),
         Some(Command::Generate(args)) => generate::run(args, out),
         Some(Command::Chat(args)) => chat::run(args, out),
+        Some(Command::Embed(args)) => embed::run(args, out),
         Some(Command::Bench(args)) => bench::run(args, out),
         Some(Command::Eval(args)) => eval::run(args, out),
         Some(Command::Forward(args)) => forward::run(args, out),

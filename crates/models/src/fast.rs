@@ -18,8 +18,7 @@ use frit_ops as ops;
 pub fn fast_kernels() -> Vec<Rule> {
     vec![
         Rule::block::<nn::LayerNorm>("layer_norm", |b, i| {
-            let (weight, bias) = (Some(i.weight), Some(i.bias));
-            let inputs = ops::LayerNormInputs { x: i.x, weight, bias };
+            let inputs = ops::LayerNormInputs { x: i.x, weight: Some(i.weight), bias: i.bias };
             Rewrite::Replaced(Tensor::block(ops::LayerNorm { eps: b.eps }, inputs))
         }),
         packed_linear(ops::Activations::Exact),
@@ -28,9 +27,7 @@ pub fn fast_kernels() -> Vec<Rule> {
             Rewrite::Replaced(Tensor::block(ops::Linear::default(), inputs))
         }),
         Rule::new("activation_of_product", activation_of_product),
-        Rule::block::<nn::Gelu>("gelu", |_, i| {
-            Rewrite::Replaced(ops::fast::gelu(&i.x, ops::GeluForm::Erf))
-        }),
+        Rule::block::<nn::Gelu>("gelu", |b, i| Rewrite::Replaced(ops::fast::gelu(&i.x, b.form))),
         Rule::block::<nn::Embedding>("packed_embedding", |_, i| packed_embedding(i)),
         Rule::block::<nn::Embedding>("embedding", |_, i| {
             Rewrite::Replaced(ops::fast::embedding(&i.weight, &i.ids))
@@ -47,8 +44,11 @@ pub fn fast_kernels() -> Vec<Rule> {
             let block = ops::ScaledDotProductAttention {
                 scale: b.scale,
                 causal: b.causal,
-                // It is causal: nothing is to the right.
-                window: b.window.map(|w| (w.saturating_sub(1), 0)),
+                // Where it is causal, nothing is to the right.
+                window: b.window.map(|w| w.saturating_sub(1)).map(|w| match b.causal {
+                    true => (w, 0),
+                    false => (w, w),
+                }),
                 softcap: b.softcap,
             };
             let inputs = ops::AttentionInputs {
@@ -135,10 +135,10 @@ fn packed_embedding(i: nn::EmbeddingInputs<Tensor>) -> Rewrite {
 
 /// An activation whose operand is a product that nobody else needs becomes part of the product.
 fn activation_of_product(site: Site<'_>) -> Rewrite {
-    let Some(x) = site.node().block::<nn::Gelu>().and_then(|_| site.node().input(0)) else {
+    let Some((gelu, x)) = site.node().block::<nn::Gelu>().zip(site.node().input(0)) else {
         return Rewrite::NoMatch;
     };
-    let activation = ops::Activation::Gelu(ops::GeluForm::Erf);
+    let activation = ops::Activation::Gelu(gelu.form);
     let inputs = x.inputs().to_vec();
     let alone = site.uses(x) == 1;
     let identity = ops::Activation::Identity;

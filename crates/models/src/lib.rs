@@ -8,6 +8,7 @@
 
 pub mod chat;
 mod config;
+pub mod encoder;
 mod fast;
 pub mod generate;
 pub mod llama;

@@ -13,6 +13,7 @@ pub use attention::{Attention, AttentionInputs};
 pub use decoder::{Gate, GateActivation, GateInputs, RmsNorm, RmsNormInputs, Rope, RopeInputs};
 
 use frit_graph::{Block, ShapeError, Spec, Tensor, operands};
+use frit_ops::GeluForm;
 
 fn same(spec: &Spec) -> Result<Spec, ShapeError> {
     Ok(spec.clone())
@@ -33,8 +34,8 @@ pub struct LayerNorm {
     pub eps: f64,
 }
 
-operands!(/// Inputs of [`LayerNorm`]: `x` `[.., C]`, `weight` and `bias` `[C]`.
-    pub LayerNormInputs { x, weight, bias } optional {});
+operands!(/// Inputs of [`LayerNorm`]: `x` `[.., C]`, `weight` and, if there is one, `bias` `[C]`.
+    pub LayerNormInputs { x, weight } optional { bias });
 
 impl Block for LayerNorm {
     type Inputs<T> = LayerNormInputs<T>;
@@ -42,7 +43,8 @@ impl Block for LayerNorm {
 
     fn infer(&self, i: LayerNormInputs<&Spec>) -> Result<Spec, ShapeError> {
         let wanted: Vec<usize> = i.x.last().into_iter().collect();
-        for (name, w) in [("weight", i.weight), ("bias", i.bias)] {
+        let weights = [("weight", Some(i.weight)), ("bias", i.bias)];
+        for (name, w) in weights.into_iter().filter_map(|(name, w)| Some((name, w?))) {
             if w.shape != wanted {
                 return Err(format!("{name} must be {wanted:?} for x {}, got {w}", i.x).into());
             }
@@ -54,7 +56,8 @@ impl Block for LayerNorm {
         let mean = i.x.mean(&[-1]);
         let centred = i.x - mean;
         let variance = (&centred * &centred).mean(&[-1]);
-        centred / (variance + self.eps).sqrt() * i.weight + i.bias
+        let y = centred / (variance + self.eps).sqrt() * i.weight;
+        i.bias.map_or(y.clone(), |b| y + b)
     }
 }
 
@@ -93,9 +96,12 @@ impl Block for Linear {
     }
 }
 
-/// `x/2 (1 + erf(x / sqrt 2))`.
+/// `x/2 (1 + erf(x / sqrt 2))`, or an approximation of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Gelu;
+pub struct Gelu {
+    /// Exact or one of two approximations.
+    pub form: GeluForm,
+}
 
 operands!(/// The operand of an elementwise layer.
     pub UnaryInputs { x } optional {});
@@ -109,8 +115,7 @@ impl Block for Gelu {
     }
 
     fn compose(&self, i: UnaryInputs<Tensor>) -> Tensor {
-        let cdf = ((&i.x / std::f64::consts::SQRT_2).erf() + 1.0) * 0.5;
-        i.x * cdf
+        decoder::gelu(&i.x, self.form)
     }
 }
 
@@ -221,8 +226,14 @@ pub mod layer {
 
     /// [`LayerNorm`]
     #[track_caller]
-    pub fn layer_norm(x: &Tensor, weight: Tensor, bias: Tensor, eps: f64) -> Tensor {
-        Tensor::block(LayerNorm { eps }, LayerNormInputs { x: x.clone(), weight, bias })
+    pub fn layer_norm(
+        x: &Tensor,
+        weight: Tensor,
+        bias: impl Into<Option<Tensor>>,
+        eps: f64,
+    ) -> Tensor {
+        let (x, bias) = (x.clone(), bias.into());
+        Tensor::block(LayerNorm { eps }, LayerNormInputs { x, weight, bias })
     }
 
     /// [`Linear`]
@@ -231,10 +242,16 @@ pub mod layer {
         Tensor::block(Linear, LinearInputs { x: x.clone(), weight, bias })
     }
 
-    /// [`Gelu`]
+    /// [`Gelu`] with erf
     #[track_caller]
     pub fn gelu(x: Tensor) -> Tensor {
-        Tensor::block(Gelu, UnaryInputs { x })
+        gelu_of(x, GeluForm::Erf)
+    }
+
+    /// [`Gelu`]
+    #[track_caller]
+    pub fn gelu_of(x: Tensor, form: GeluForm) -> Tensor {
+        Tensor::block(Gelu { form }, UnaryInputs { x })
     }
 
     /// [`Embedding`]

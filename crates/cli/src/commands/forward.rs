@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use frit::graph::{Backend, DType, Policy, Value};
 use frit::load::{Checkpoint, safetensors};
+use frit::models::encoder::{self, Encoder};
 use frit::models::llama::{self, Llama};
 use frit::models::whisper::config::WhisperConfig;
 use frit::models::whisper::model::{LoadOptions, Whisper, WhisperError};
@@ -20,6 +21,9 @@ Inputs and outputs have the names of Hugging Face; other tensors among the input
   whisper   input_features, decoder_input_ids -> encoder_last_hidden_state, logits
   llama, mistral, qwen2, qwen3, gemma3_text, smollm3, phi3
             input_ids, [attention_mask], [position_ids] -> logits
+  bert, distilbert, modernbert
+            input_ids, [attention_mask], [token_type_ids] (bert) -> last_hidden_state
+  vit       pixel_values -> last_hidden_state
 
 Example:
   frit forward whisper-tiny/ --inputs inputs.safetensors --out outputs.safetensors";
@@ -57,6 +61,10 @@ const MODELS: &[(&str, Forward)] = &[
     ("gemma3", decoder),
     ("smollm3", decoder),
     ("phi3", decoder),
+    ("bert", encoder),
+    ("distilbert", encoder),
+    ("modernbert", encoder),
+    ("vit", encoder),
 ];
 
 /// What a forward pass is made of.
@@ -124,4 +132,16 @@ fn decoder(run: &Run<'_>) -> Result<Outputs, Failure> {
         .forward(ids, maybe("attention_mask"), maybe("position_ids"))
         .map_err(|e| Failure::Input(e.to_string()))?;
     Ok(vec![("logits", logits)])
+}
+
+/// Encoders of texts and pictures.
+fn encoder(run: &Run<'_>) -> Result<Outputs, Failure> {
+    let rules = run.args.machine.rules();
+    let options = encoder::LoadOptions { rules, ..encoder::LoadOptions::default() };
+    let mut model = Encoder::from_checkpoint(&run.checkpoint, run.backend.clone(), options)?;
+    let names = model.config().inputs();
+    let mut inputs = vec![(names[0], run.inputs.tensor(names[0])?)];
+    let others = names[1..].iter();
+    inputs.extend(others.filter_map(|name| Some((*name, run.inputs.params.get(name)?))));
+    Ok(vec![("last_hidden_state", model.forward(&inputs)?)])
 }

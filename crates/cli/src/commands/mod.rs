@@ -9,6 +9,7 @@ pub mod bench;
 pub mod chat;
 pub mod demo;
 pub mod doctor;
+pub mod embed;
 pub mod eval;
 pub mod forward;
 pub mod fuse;
@@ -30,6 +31,7 @@ use frit::cpu::{Cpu, Pool};
 use frit::graph::{Backend, Error, Reference, Rule};
 use frit::load::LoadError;
 use frit::models::chat::ChatError;
+use frit::models::encoder::EncoderError;
 use frit::models::fast_kernels;
 use frit::models::generate::GenerateError;
 use frit::models::llama::LlamaError;
@@ -69,6 +71,9 @@ pub enum Failure {
     /// A language model at work.
     #[error(transparent)]
     Generate(Box<GenerateError>),
+    /// An encoder.
+    #[error(transparent)]
+    Encoder(#[from] EncoderError),
     /// The tokenizer of a language model.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

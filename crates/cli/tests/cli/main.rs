@@ -2,6 +2,7 @@
 
 mod common;
 mod doctor;
+mod embed;
 mod eval;
 mod fuse;
 mod generate;

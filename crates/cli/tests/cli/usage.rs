@@ -16,6 +16,7 @@ fn without_a_command_it_prints_help() {
         "transcribe",
         "generate",
         "chat",
+        "embed",
         "bench",
         "eval",
         "forward",

@@ -8,7 +8,8 @@ use frit_graph::{Block, DType, ShapeError, Spec, Tensor, operands};
 pub struct Attention {
     /// Whether a query sees no key after its own position.
     pub causal: bool,
-    /// How many keys up to its own position a causal query sees, at most; all if absent.
+    /// How near a key must be for a query to see it, if not all are seen: closer than this. A causal
+    /// query so sees this many keys up to its own position, another one also those after it.
     pub window: Option<usize>,
     /// Multiplies the scores; `1/sqrt(D)` if absent.
     pub scale: Option<f64>,
@@ -38,8 +39,8 @@ impl Block for Attention {
         {
             return Err(format!("key_mask must be bool[{}, {}], got {m}", k[0], k[2]).into());
         }
-        if self.window == Some(0) || (self.window.is_some() && !self.causal) {
-            return Err("window must be at least 1, and the attention causal".into());
+        if self.window == Some(0) {
+            return Err("window must be at least 1".into());
         }
         Ok(i.q.clone())
     }
@@ -75,7 +76,10 @@ impl Block for Attention {
             });
             if let Some(w) = self.window {
                 let w = Tensor::scalar(i64, w.min(1 << 40) as f64);
-                keep.push(column.gt(&(place - w)));
+                keep.push(column.gt(&(&place - &w)));
+                if !self.causal {
+                    keep.push(column.lt(&(place + w)));
+                }
             }
         }
         if let Some(m) = &i.key_mask {

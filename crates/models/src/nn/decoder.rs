@@ -2,7 +2,7 @@
 
 use super::same;
 use frit_graph::{Block, DType, ShapeError, Spec, Tensor, operands};
-use frit_ops::RopeLayout;
+use frit_ops::{GeluForm, RopeLayout};
 
 /// Root-mean-square normalisation over the last axis: `x / sqrt(mean(x^2) + eps) * (offset + weight)`.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,6 +119,17 @@ impl Block for Rope {
     }
 }
 
+/// The Gaussian error linear unit in primitives.
+pub(super) fn gelu(x: &Tensor, form: GeluForm) -> Tensor {
+    let twice = match form {
+        GeluForm::Erf => (x / std::f64::consts::SQRT_2).erf(),
+        GeluForm::Tanh => ((x + x * x * x * 0.044715) * (2.0 / std::f64::consts::PI).sqrt()).tanh(),
+        // x sigmoid(1.702 x), as sigmoid(2 a) is (1 + tanh a) / 2.
+        GeluForm::Quick => (x * 0.851).tanh(),
+    };
+    x * ((twice + 1.0) * 0.5)
+}
+
 /// The function of a [`Gate`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GateActivation {
@@ -156,11 +167,8 @@ impl Block for Gate {
         let x = i.gate;
         let open = match self.activation {
             GateActivation::Silu => &x * x.sigmoid(),
-            GateActivation::Gelu => &x * (((&x / std::f64::consts::SQRT_2).erf() + 1.0) * 0.5),
-            GateActivation::GeluTanh => {
-                let inner = (&x + &x * &x * &x * 0.044715) * (2.0 / std::f64::consts::PI).sqrt();
-                &x * ((inner.tanh() + 1.0) * 0.5)
-            }
+            GateActivation::Gelu => gelu(&x, GeluForm::Erf),
+            GateActivation::GeluTanh => gelu(&x, GeluForm::Tanh),
         };
         open * i.up
     }

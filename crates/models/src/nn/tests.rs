@@ -47,6 +47,35 @@ fn rms_norm_adds_its_offset_to_the_weight() {
 }
 
 #[test]
+fn layer_norm_has_a_bias_or_none() {
+    let (x, weight, bias) = (noise(&[2, 3, 16], 1), noise(&[16], 2), noise(&[16], 3));
+    for bias in [None, Some(&bias)] {
+        let (x_, weight_, bias_) = (array(&x), array(&weight), bias.map(array));
+        let (weight_, bias_) = (Some(&weight_), bias_.as_ref());
+        let inputs = ops::LayerNormInputs { x: &x_, weight: weight_, bias: bias_ };
+        let want = ops::LayerNorm { eps: 1e-5 }.oracle(inputs);
+        let build = |x: &[Tensor]| layer::layer_norm(&x[0], x[1].clone(), x.get(2).cloned(), 1e-5);
+        let values: Vec<&Value> = [&x, &weight].into_iter().chain(bias).collect();
+        check(&values, build, "layer_norm", &want);
+    }
+}
+
+#[test]
+fn every_form_of_gelu_joins_a_product() {
+    let (x, weight) = (noise(&[3, 10], 1), noise(&[6, 10], 2));
+    for form in [GeluForm::Erf, GeluForm::Tanh, GeluForm::Quick] {
+        let want = ops::Gelu { form }.oracle(ops::UnaryInputs { x: &array(&x) });
+        check(&[&x], |x| layer::gelu_of(x[0].clone(), form), "gelu", &want);
+        let activation = ops::Activation::Gelu(form);
+        let (x_, weight_) = (array(&x), array(&weight));
+        let inputs = ops::LinearInputs { x: &x_, weight: &weight_, bias: None };
+        let want = ops::Linear { activation }.oracle(inputs);
+        let product = |x: &[Tensor]| layer::linear(&x[0], x[1].clone(), None);
+        check(&[&x, &weight], |x| layer::gelu_of(product(x), form), "linear", &want);
+    }
+}
+
+#[test]
 fn rope_turns_pairs_of_either_layout_at_any_position() {
     let x = noise(&[2, 3, 2, 12], 1);
     let at = Value::new([2, 3], vec![0i64, 7, 4_000_000, 3, 2, 1]).expect("positions");
@@ -102,15 +131,21 @@ fn attention_has_groups_windows_caps_masks_and_lengths() {
     // The second row has nothing but padding before its last query.
     let mask: Vec<bool> = (0..18).map(|i| !(9..14).contains(&i)).collect();
     let mask = Value::bools([2, 9], &mask).expect("a mask");
-    for (window, softcap, scale) in
-        [(None, None, None), (Some(2), None, Some(0.3)), (Some(100), Some(0.7), Some(2.0))]
-    {
+    for (causal, window, softcap, scale) in [
+        (true, None, None, None),
+        (true, Some(2), None, Some(0.3)),
+        (true, Some(100), Some(0.7), Some(2.0)),
+        (false, None, None, None),
+        (false, Some(1), None, None),
+        (false, Some(3), Some(0.7), None),
+        (false, Some(100), None, None),
+    ] {
         for (with_length, with_mask) in [(false, false), (true, false), (false, true), (true, true)]
         {
-            let layer = Attention { causal: true, window, scale, softcap };
+            let layer = Attention { causal, window, scale, softcap };
             let fused = ops::ScaledDotProductAttention {
-                causal: true,
-                window: window.map(|w| (w - 1, 0)),
+                causal,
+                window: window.map(|w| (w - 1, if causal { 0 } else { w - 1 })),
                 scale,
                 softcap,
             };

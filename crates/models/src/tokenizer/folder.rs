@@ -16,8 +16,11 @@ pub(super) fn read(folder: &Path) -> Result<Tokenizer, TokenizerError> {
     let path = folder.join(TOKENIZER);
     let io = |path: &Path, source| TokenizerError::Io { path: path.into(), source };
     let bytes = std::fs::read(&path).map_err(|source| io(&path, source))?;
-    let library = tokenizers::Tokenizer::from_bytes(bytes)
+    let mut library = tokenizers::Tokenizer::from_bytes(bytes)
         .map_err(|e| TokenizerError::Damaged { path, what: e.to_string() })?;
+    // Files of encoders cut and pad every text, for one use of the model: here callers do it.
+    library.with_padding(None);
+    let _ = library.with_truncation(None);
     let [tokenizer, generation, config] = SETTINGS.map(|name| settings(&folder.join(name)));
     let (tokenizer, generation, config) = (tokenizer?, generation?, config?);
 

@@ -81,6 +81,16 @@ fn norms_of_exporters_are_found() {
             let m = (&x[0] * &x[0]).sum(&[-1]).reshape(&[2, 3]) / 8.0;
             &x[0] * (m + 1e-6).rsqrt().unsqueeze(-1) * &x[1]
         }),
+        spelling(
+            "onnx's own: the mean of squares less the square of the mean",
+            &both,
+            layer,
+            |x| {
+                let m = x[0].mean(&[-1]);
+                let v = (&x[0] * &x[0]).mean(&[-1]) - &m * &m;
+                (&x[0] - m) / (v + 1e-5).sqrt() * &x[1] + &x[2]
+            },
+        ),
         spelling("torch: Pow, Sqrt, Div", &both, layer, |x| {
             let c = &x[0] - x[0].mean(&[-1]);
             let v = c.pow(&scalar(2.0)).mean(&[-1]) + 1e-5;
@@ -248,6 +258,22 @@ fn attention_of_exporters_is_found() {
             let scale = Tensor::scalar(DType::I64, 16.0).cast(DType::F32).sqrt();
             softmax(&(x[0].matmul(&kt(&x[1])) / scale)).matmul(&x[2])
         }),
+        spelling(
+            "onnx's own: weights of zero where a mask leaves no key",
+            &with(normal(&[5, 7])),
+            PLAIN,
+            |x| {
+                let low = scalar(f64::NEG_INFINITY);
+                // Two rows keep nothing.
+                let rows = Tensor::iota(Spec::new(DType::I64, [5, 1]), 0)
+                    .lt(&Tensor::scalar(DType::I64, 2.0));
+                let mask = rows.select(&low, &x[3]);
+                let s = x[0].matmul(&kt(&x[1])) * 0.25 + &mask;
+                let fast =
+                    Tensor::block(frit_ops::Softmax { axis: -1 }, frit_ops::UnaryInputs { x: s });
+                mask.max(&[-1]).eq(&low).select(&scalar(0.0), &fast).matmul(&x[2])
+            },
+        ),
         spelling("keys turned once, from [B, S, H, D]", &bthd, PLAIN, |x| {
             let [q, v] = [0, 2].map(|i: usize| x[i].transpose(&[0, 2, 1, 3]));
             let k = x[1].transpose(&[0, 2, 3, 1]);

@@ -15,7 +15,7 @@ use frit_models::{
         decode::{SpeechModel, TimestampMode},
         format::Transcript,
         mel::LogMel,
-        model::{LoadOptions, Whisper, WhisperError},
+        model::{LoadOptions, Whisper},
         tokens::{GenerationConfig, Tokenizer},
         transcribe::{TranscribeOptions, transcribe},
     },
@@ -183,7 +183,7 @@ fn rewritten_it_leaves_nothing_composed_and_unrewritten_it_says_what_is() {
     let deny = LoadOptions { rules: Vec::new(), policy: Policy::Deny, ..LoadOptions::default() };
     let mut denied = Whisper::open(&folder(), Arc::new(Cpu::default()), deny).expect("it loads");
     match denied.warm_up() {
-        Err(WhisperError::Graph(Error::Denied(report))) => assert!(report.fused() == 0),
+        Err(frit_models::Error::Graph(Error::Denied(report))) => assert!(report.fused() == 0),
         other => panic!("{other:?}"),
     }
 }

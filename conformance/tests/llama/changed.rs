@@ -136,7 +136,7 @@ fn interleaved(value: &Value, d: usize) -> Value {
 #[test]
 fn calls_that_do_not_fit_the_model_are_errors() {
     let mut llama = open("llama", true);
-    let mut error = |f: &mut dyn FnMut(&mut Llama) -> Option<frit_models::llama::LlamaError>| {
+    let mut error = |f: &mut dyn FnMut(&mut Llama) -> Option<frit_models::Error>| {
         f(&mut llama).expect("it does not fit").to_string()
     };
     let none = error(&mut |l| l.step(&[1]).err());

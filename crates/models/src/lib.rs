@@ -21,4 +21,4 @@ pub mod whisper;
 
 pub use config::ConfigError;
 pub use fast::{fast_kernels, packed_linear};
-pub use program::{Compiled, Traced};
+pub use program::{Compiled, Error, Traced};

@@ -11,7 +11,7 @@ use frit::load::{Checkpoint, safetensors};
 use frit::models::encoder::{self, Encoder};
 use frit::models::llama::{self, Llama};
 use frit::models::whisper::config::WhisperConfig;
-use frit::models::whisper::model::{LoadOptions, Whisper, WhisperError};
+use frit::models::whisper::model::{LoadOptions, Whisper};
 use serde_json::Value as Json;
 
 use super::{Failure, Machine, Out, Verdict};
@@ -110,7 +110,7 @@ fn whisper(run: &Run<'_>) -> Result<Outputs, Failure> {
     let features = run.inputs.tensor("input_features")?;
     let ids = run.inputs.tensor("decoder_input_ids")?;
     let config = WhisperConfig::from_json(&run.checkpoint.config).map_err(|source| {
-        WhisperError::Config { path: run.args.model.display().to_string(), source }
+        frit::models::Error::Config { path: run.args.model.display().to_string(), source }
     })?;
     let (rules, policy, dtype) = (run.args.machine.rules(), Policy::Allow, DType::F32);
     let options = LoadOptions { rules, policy, dtype };

@@ -31,12 +31,9 @@ use frit::cpu::{Cpu, Pool};
 use frit::graph::{Backend, Error, Reference, Rule};
 use frit::load::LoadError;
 use frit::models::chat::ChatError;
-use frit::models::encoder::EncoderError;
 use frit::models::fast_kernels;
 use frit::models::generate::GenerateError;
-use frit::models::llama::LlamaError;
 use frit::models::tokenizer::TokenizerError;
-use frit::models::whisper::model::WhisperError;
 use frit::models::whisper::tokens::TokensError;
 use frit::models::whisper::transcribe::TranscribeError;
 
@@ -62,18 +59,12 @@ pub enum Failure {
     /// A checkpoint or a safetensors file.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// A Whisper model.
+    /// A model.
     #[error(transparent)]
-    Whisper(#[from] WhisperError),
-    /// A language model.
-    #[error(transparent)]
-    Llama(#[from] LlamaError),
+    Model(#[from] frit::models::Error),
     /// A language model at work.
     #[error(transparent)]
     Generate(Box<GenerateError>),
-    /// An encoder.
-    #[error(transparent)]
-    Encoder(#[from] EncoderError),
     /// The tokenizer of a language model.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use frit::graph::{Backend, DType, Params, Policy, Rule};
 use frit::models::whisper::config::WhisperConfig;
-use frit::models::whisper::model::{Compiled, LoadOptions, Whisper, WhisperError};
+use frit::models::whisper::model::{Compiled, LoadOptions, Whisper};
 use frit::models::whisper::tokens::{GenerationConfig, Tokenizer, TokensError};
 use frit::models::whisper::transcribe::TranscribeOptions;
 
@@ -28,8 +28,9 @@ impl Checkpoint {
     /// Reads a folder, or a file of weights with the other files beside it.
     pub(super) fn open(path: &Path) -> Result<Checkpoint, Failure> {
         let checkpoint = frit::load::open(path)?;
-        let config = WhisperConfig::from_json(&checkpoint.config)
-            .map_err(|source| WhisperError::Config { path: path.display().to_string(), source })?;
+        let config = WhisperConfig::from_json(&checkpoint.config).map_err(|source| {
+            frit::models::Error::Config { path: path.display().to_string(), source }
+        })?;
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
         let tokenizer = Tokenizer::from_folder(folder).map_err(|error| match error {
             TokensError::Missing { .. } => {

@@ -19,7 +19,7 @@ use frit::models::Traced;
 use frit::models::fast_kernels;
 use frit::models::llama::{self, Llama};
 use frit::models::whisper::config::WhisperConfig;
-use frit::models::whisper::model::{LoadOptions, Whisper, WhisperError};
+use frit::models::whisper::model::{LoadOptions, Whisper};
 use frit::ops::recognisers;
 use serde::Serialize;
 
@@ -247,7 +247,7 @@ fn whisper(
     backend: Arc<dyn Backend>,
 ) -> Result<Made, Failure> {
     let config = WhisperConfig::from_json(&checkpoint.config).map_err(|source| {
-        WhisperError::Config { path: args.model.display().to_string(), source }
+        frit::models::Error::Config { path: args.model.display().to_string(), source }
     })?;
     let (rules, policy, dtype) = (fast_kernels(), Policy::Allow, DType::F32);
     let options = LoadOptions { rules, policy, dtype };

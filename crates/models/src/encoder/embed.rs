@@ -3,7 +3,7 @@
 //! Texts are sorted by length and go through the model in batches of like lengths. Lengths and
 //! numbers of rows are of a few sizes, so that few programs serve every call.
 
-use super::{Encoder, EncoderError, LoadOptions, Pooling, config::Reads, folder, normalise};
+use super::{Encoder, LoadOptions, Pooling, config::Reads, folder, normalise};
 use crate::tokenizer::Tokenizer;
 use frit_graph::{Backend, Value};
 use std::{path::Path, sync::Arc};
@@ -32,7 +32,7 @@ impl TextEmbedder {
         path: &Path,
         backend: Arc<dyn Backend>,
         options: LoadOptions,
-    ) -> Result<TextEmbedder, EncoderError> {
+    ) -> Result<TextEmbedder, crate::Error> {
         let checkpoint = frit_load::open(path)?;
         let encoder = Encoder::from_checkpoint(&checkpoint, backend, options)?;
         reads_text(&encoder)?;
@@ -49,7 +49,7 @@ impl TextEmbedder {
     ///
     /// # Errors
     /// When the model does not read texts.
-    pub fn new(encoder: Encoder, tokenizer: Tokenizer) -> Result<TextEmbedder, EncoderError> {
+    pub fn new(encoder: Encoder, tokenizer: Tokenizer) -> Result<TextEmbedder, crate::Error> {
         reads_text(&encoder)?;
         let (pooling, max_length) = (Pooling::default(), encoder.config().max_length);
         Ok(TextEmbedder { encoder, tokenizer, pooling, max_length })
@@ -80,8 +80,8 @@ impl TextEmbedder {
     /// last of the text are left out.
     ///
     /// # Errors
-    /// [`EncoderError::Tokenizer`].
-    pub fn tokens(&self, text: &str) -> Result<Vec<u32>, EncoderError> {
+    /// [`crate::Error::Tokenizer`].
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>, crate::Error> {
         let whole = self.tokenizer.encode(text, true)?;
         if whole.len() <= self.max_length {
             return Ok(whole);
@@ -100,7 +100,7 @@ impl TextEmbedder {
     ///
     /// # Errors
     /// What the tokenizer or the graph says.
-    pub fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EncoderError> {
+    pub fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, crate::Error> {
         self.embed_with(texts, &mut |_| {})
     }
 
@@ -112,7 +112,7 @@ impl TextEmbedder {
         &mut self,
         texts: &[&str],
         done: &mut dyn FnMut(usize),
-    ) -> Result<Vec<Vec<f32>>, EncoderError> {
+    ) -> Result<Vec<Vec<f32>>, crate::Error> {
         let tokens = texts.iter().map(|text| self.tokens(text));
         let tokens = tokens.collect::<Result<Vec<_>, _>>()?;
         let mut order: Vec<usize> = (0..texts.len()).collect();
@@ -135,7 +135,7 @@ impl TextEmbedder {
     }
 
     /// Texts with padding up to `length`.
-    fn batch(&mut self, texts: &[&[u32]], length: usize) -> Result<Vec<Vec<f32>>, EncoderError> {
+    fn batch(&mut self, texts: &[&[u32]], length: usize) -> Result<Vec<Vec<f32>>, crate::Error> {
         let shape = [texts.len(), length];
         let padded = |text: &&[u32]| {
             let ids = text.iter().map(|&id| i64::from(id));
@@ -152,11 +152,11 @@ impl TextEmbedder {
     }
 }
 
-fn reads_text(encoder: &Encoder) -> Result<(), EncoderError> {
+fn reads_text(encoder: &Encoder) -> Result<(), crate::Error> {
     let config = encoder.config();
     match config.reads {
         Reads::Text { .. } => Ok(()),
-        _ => Err(EncoderError::Call(format!("{} reads no text", config.model_type))),
+        _ => Err(crate::Error::Call(format!("{} reads no text", config.model_type))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a folder of sentence-transformers says beside the model: how tokens become one vector, and
 //! how long texts may be.
 
-use super::{EncoderError, Pooling};
+use super::Pooling;
 use serde_json::Value as Json;
 use std::{
     io::ErrorKind,
@@ -19,8 +19,8 @@ pub(super) struct Settings {
 }
 
 /// A file's JSON, if there is a file.
-fn json(path: &Path) -> Result<Option<Json>, EncoderError> {
-    let wrong = |what: String| EncoderError::Settings { path: path.into(), what };
+fn json(path: &Path) -> Result<Option<Json>, crate::Error> {
+    let wrong = |what: String| crate::Error::Settings { path: path.into(), what };
     match std::fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| wrong(e.to_string())),
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
@@ -28,7 +28,7 @@ fn json(path: &Path) -> Result<Option<Json>, EncoderError> {
     }
 }
 
-pub(super) fn read(folder: &Path) -> Result<Settings, EncoderError> {
+pub(super) fn read(folder: &Path) -> Result<Settings, crate::Error> {
     let path = folder.join("modules.json");
     if let Some(modules) = json(&path)? {
         let kinds = modules.as_array().into_iter().flatten().filter_map(|m| m["type"].as_str());
@@ -36,7 +36,7 @@ pub(super) fn read(folder: &Path) -> Result<Settings, EncoderError> {
         if let Some(kind) = kinds.map(last).find(|kind| !MODULES.contains(&kind.as_str())) {
             let kind: String = kind.chars().take(80).collect();
             let what = format!("the module {kind:?} is not supported, only {}", MODULES.join(", "));
-            return Err(EncoderError::Settings { path, what });
+            return Err(crate::Error::Settings { path, what });
         }
     }
     let path = folder.join("1_Pooling").join("config.json");
@@ -50,7 +50,7 @@ pub(super) fn read(folder: &Path) -> Result<Settings, EncoderError> {
     Ok(Settings { pooling, max_length })
 }
 
-fn pooling(path: PathBuf, config: &Json) -> Result<Pooling, EncoderError> {
+fn pooling(path: PathBuf, config: &Json) -> Result<Pooling, crate::Error> {
     let keys = config.as_object().into_iter().flatten();
     let on = keys.filter(|(_, value)| **value == Json::Bool(true));
     let named = config["pooling_mode"].as_str().into_iter();
@@ -64,7 +64,7 @@ fn pooling(path: PathBuf, config: &Json) -> Result<Pooling, EncoderError> {
             let modes: String = modes.join(" and ").chars().take(80).collect();
             let got = if modes.is_empty() { "none".to_string() } else { modes };
             let what = format!("the pooling must be one of mean, cls and max, got {got}");
-            Err(EncoderError::Settings { path, what })
+            Err(crate::Error::Settings { path, what })
         }
     }
 }

@@ -16,7 +16,7 @@
 //! let texts = embedder.embed(&["A man is eating food.", "A man is eating a piece of bread."])?;
 //! let cosine: f32 = texts[0].iter().zip(&texts[1]).map(|(a, b)| a * b).sum();
 //! # assert!(cosine > 0.75);
-//! # Ok::<(), frit_models::encoder::EncoderError>(())
+//! # Ok::<(), frit_models::Error>(())
 //! ```
 
 pub mod config;
@@ -29,5 +29,5 @@ mod pooling;
 
 pub use config::EncoderConfig;
 pub use embed::TextEmbedder;
-pub use model::{Encoder, EncoderError, LoadOptions};
+pub use model::{Encoder, LoadOptions};
 pub use pooling::{Pooling, normalise};

@@ -1,53 +1,16 @@
 //! A loaded encoder: programs compiled once for each shape of input, weights shared among them.
 
 use super::{
-    config::{ConfigError, EncoderConfig, Reads},
+    config::{EncoderConfig, Reads},
     names,
     network::Network,
 };
-use crate::{llama::weights::Weights, program::Compiled, tokenizer::TokenizerError};
+use crate::{llama::weights::Weights, program::Compiled};
 use frit_graph::{
-    Backend, DType, Error, Graph, Policy, Program, Rule, Spec, Tensor, Value, compile, rewrite,
+    Backend, DType, Graph, Policy, Program, Rule, Spec, Tensor, Value, compile, rewrite,
 };
-use frit_load::{Checkpoint, LoadError};
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
-
-/// Why an encoder cannot be loaded or run.
-#[derive(Debug, thiserror::Error)]
-pub enum EncoderError {
-    /// The files.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The configuration.
-    #[error("{path}: {source}")]
-    Config {
-        /// The checkpoint.
-        path: String,
-        /// What is wrong with it.
-        source: ConfigError,
-    },
-    /// A file that says how texts become one vector.
-    #[error("{}: {what}", path.display())]
-    Settings {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// The tokenizer.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// The graph or the backend.
-    #[error(transparent)]
-    Graph(#[from] Error),
-    /// A call that does not fit the model.
-    #[error("{0}")]
-    Call(String),
-}
+use frit_load::Checkpoint;
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 /// How an encoder is loaded.
 #[derive(Clone, Debug)]
@@ -76,8 +39,8 @@ pub struct Encoder {
     programs: BTreeMap<String, Compiled>,
 }
 
-fn call<T>(message: String) -> Result<T, EncoderError> {
-    Err(EncoderError::Call(message))
+fn call<T>(message: String) -> Result<T, crate::Error> {
+    Err(crate::Error::Call(message))
 }
 
 impl Encoder {
@@ -89,7 +52,7 @@ impl Encoder {
         path: &Path,
         backend: Arc<dyn Backend>,
         options: LoadOptions,
-    ) -> Result<Encoder, EncoderError> {
+    ) -> Result<Encoder, crate::Error> {
         Encoder::from_checkpoint(&frit_load::open(path)?, backend, options)
     }
 
@@ -101,9 +64,9 @@ impl Encoder {
         checkpoint: &Checkpoint,
         backend: Arc<dyn Backend>,
         options: LoadOptions,
-    ) -> Result<Encoder, EncoderError> {
+    ) -> Result<Encoder, crate::Error> {
         let config = EncoderConfig::from_json(&checkpoint.config).map_err(|source| {
-            EncoderError::Config { path: checkpoint.path.display().to_string(), source }
+            crate::Error::Config { path: checkpoint.path.display().to_string(), source }
         })?;
         let names = names::of(&config.model_type);
         let weights = Weights::of(checkpoint, options.dtype).renamed(|n| names::usual(names, n));
@@ -125,7 +88,7 @@ impl Encoder {
         name: String,
         inputs: &[Spec],
         build: impl Fn(&Network<'_>, &[Tensor]) -> Tensor,
-    ) -> Result<Program, EncoderError> {
+    ) -> Result<Program, crate::Error> {
         if let Some(c) = self.programs.get(&name) {
             return Ok(c.program.clone());
         }
@@ -148,7 +111,7 @@ impl Encoder {
     ///
     /// # Errors
     /// Inputs that do not fit the model; tensors that are missing or misshapen.
-    pub fn forward(&mut self, inputs: &[(&str, &Value)]) -> Result<Value, EncoderError> {
+    pub fn forward(&mut self, inputs: &[(&str, &Value)]) -> Result<Value, crate::Error> {
         let known = self.config.inputs();
         if let Some((name, _)) = inputs.iter().find(|(name, _)| !known.contains(name)) {
             let (model, known) = (&self.config.model_type, known.join(", "));
@@ -169,7 +132,7 @@ impl Encoder {
         pixels: &Value,
         channels: usize,
         size: usize,
-    ) -> Result<Value, EncoderError> {
+    ) -> Result<Value, crate::Error> {
         let b = pixels.shape().first().copied().unwrap_or(0);
         if b == 0 || pixels.shape() != [b, channels, size, size] || !pixels.dtype().is_float() {
             let got = pixels.spec();
@@ -187,7 +150,7 @@ impl Encoder {
         ids: &Value,
         mask: Option<&Value>,
         types: Option<&Value>,
-    ) -> Result<Value, EncoderError> {
+    ) -> Result<Value, crate::Error> {
         let Reads::Text { vocab_size, positions, types: kinds } = self.config.reads else {
             return call(format!("{} reads no text", self.config.model_type));
         };
@@ -237,7 +200,7 @@ impl Encoder {
 }
 
 /// Whether all of these are rows of a table.
-fn within(name: &str, ids: &Value, rows: usize) -> Result<(), EncoderError> {
+fn within(name: &str, ids: &Value, rows: usize) -> Result<(), crate::Error> {
     match ids.to_i64().into_iter().find(|id| !(0..rows as i64).contains(id)) {
         None => Ok(()),
         Some(id) => call(format!("{name}: {id} is not one of 0 to {}", rows.saturating_sub(1))),

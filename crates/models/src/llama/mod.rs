@@ -14,7 +14,7 @@
 //! let best = (0..logits[0].len()).max_by(|&a, &b| logits[0][a].total_cmp(&logits[0][b]));
 //! let next = model.step(&[best.map_or(0, |t| t as u32)])?;
 //! # assert_eq!(next.len(), 1);
-//! # Ok::<(), frit_models::llama::LlamaError>(())
+//! # Ok::<(), frit_models::Error>(())
 //! ```
 
 pub mod config;
@@ -25,4 +25,4 @@ pub mod network;
 pub mod weights;
 
 pub use config::LlamaConfig;
-pub use model::{Llama, LlamaError, LoadOptions};
+pub use model::{Llama, LoadOptions};

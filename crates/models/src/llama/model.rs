@@ -12,39 +12,16 @@
 mod session;
 
 use super::{
-    config::{ConfigError, LlamaConfig},
+    config::LlamaConfig,
     names,
     network::{KeyValue, Network, Past, Tokens},
     weights::Weights,
 };
 use crate::program::{Compiled, Traced};
 use frit_graph::{
-    Backend, DType, Error, Graph, Policy, Program, Rule, Spec, Tensor, Value, compile, rewrite,
+    Backend, DType, Graph, Policy, Program, Rule, Spec, Tensor, Value, compile, rewrite,
 };
-use frit_load::LoadError;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
-
-/// Why a model cannot be loaded or run.
-#[derive(Debug, thiserror::Error)]
-pub enum LlamaError {
-    /// The files.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The configuration.
-    #[error("{path}: {source}")]
-    Config {
-        /// The checkpoint.
-        path: String,
-        /// What is wrong with it.
-        source: ConfigError,
-    },
-    /// The graph or the backend.
-    #[error(transparent)]
-    Graph(#[from] Error),
-    /// A call that does not fit the model.
-    #[error("{0}")]
-    Call(String),
-}
 
 /// How a model is loaded.
 #[derive(Clone, Debug)]
@@ -77,8 +54,8 @@ pub struct Llama {
     session: session::Session,
 }
 
-fn call<T>(message: String) -> Result<T, LlamaError> {
-    Err(LlamaError::Call(message))
+fn call<T>(message: String) -> Result<T, crate::Error> {
+    Err(crate::Error::Call(message))
 }
 
 impl Llama {
@@ -90,7 +67,7 @@ impl Llama {
         path: &Path,
         backend: Arc<dyn Backend>,
         options: LoadOptions,
-    ) -> Result<Llama, LlamaError> {
+    ) -> Result<Llama, crate::Error> {
         Llama::from_checkpoint(&frit_load::open(path)?, backend, options)
     }
 
@@ -102,7 +79,7 @@ impl Llama {
         checkpoint: &frit_load::Checkpoint,
         backend: Arc<dyn Backend>,
         options: LoadOptions,
-    ) -> Result<Llama, LlamaError> {
+    ) -> Result<Llama, crate::Error> {
         let json = &checkpoint.config;
         let architecture = json.get("general.architecture").and_then(|a| a.as_str());
         let config = match architecture {
@@ -110,7 +87,7 @@ impl Llama {
             None => LlamaConfig::from_json(json),
         };
         let path = || checkpoint.path.display().to_string();
-        let config = config.map_err(|source| LlamaError::Config { path: path(), source })?;
+        let config = config.map_err(|source| crate::Error::Config { path: path(), source })?;
         let mut weights = Weights::of(checkpoint, options.dtype);
         if let Some(a) = architecture {
             weights = weights.renamed(|n| names::hugging_face(a, n).unwrap_or(n.to_string()));
@@ -147,7 +124,7 @@ impl Llama {
         name: String,
         inputs: &[Spec],
         build: impl Fn(&Network<'_>, &[Tensor]) -> Vec<Tensor>,
-    ) -> Result<Program, LlamaError> {
+    ) -> Result<Program, crate::Error> {
         if let Some(c) = self.programs.get(&name) {
             return Ok(c.program.clone());
         }
@@ -162,7 +139,7 @@ impl Llama {
     }
 
     /// Inverse frequencies of the schedules that follow the length of the text, as inputs.
-    fn frequencies(&self, length: usize) -> Result<Vec<Value>, LlamaError> {
+    fn frequencies(&self, length: usize) -> Result<Vec<Value>, crate::Error> {
         let follows = self.config.ropes.iter().filter(|r| r.follows_length());
         let values = follows.map(|r| {
             let all: Vec<f32> = r.inv_freqs(length).iter().map(|&f| f as f32).collect();
@@ -171,7 +148,7 @@ impl Llama {
         Ok(values.collect::<Result<_, _>>()?)
     }
 
-    fn check_ids(&self, ids: impl IntoIterator<Item = i64>) -> Result<(), LlamaError> {
+    fn check_ids(&self, ids: impl IntoIterator<Item = i64>) -> Result<(), crate::Error> {
         let known = 0..self.config.vocab_size as i64;
         match ids.into_iter().find(|id| !known.contains(id)) {
             None => Ok(()),
@@ -193,7 +170,7 @@ impl Llama {
         input_ids: &Value,
         attention_mask: Option<&Value>,
         position_ids: Option<&Value>,
-    ) -> Result<Value, LlamaError> {
+    ) -> Result<Value, crate::Error> {
         let pass = self.pass(input_ids, attention_mask, position_ids)?;
         let specs: Vec<Spec> = pass.inputs.iter().map(|v| v.spec().clone()).collect();
         let masked = pass.masked;
@@ -210,7 +187,7 @@ impl Llama {
         input_ids: &Value,
         attention_mask: Option<&Value>,
         position_ids: Option<&Value>,
-    ) -> Result<Traced, LlamaError> {
+    ) -> Result<Traced, crate::Error> {
         let Pass { inputs, masked, .. } = self.pass(input_ids, attention_mask, position_ids)?;
         let specs: Vec<Spec> = inputs.iter().map(|v| v.spec().clone()).collect();
         let network = Network::new(&self.config, &self.weights);
@@ -223,7 +200,7 @@ impl Llama {
         input_ids: &Value,
         attention_mask: Option<&Value>,
         position_ids: Option<&Value>,
-    ) -> Result<Pass, LlamaError> {
+    ) -> Result<Pass, crate::Error> {
         let shape = input_ids.shape().to_vec();
         let integers = input_ids.dtype().is_integer();
         if shape.len() != 2 || shape.contains(&0) || !integers {

@@ -1,6 +1,7 @@
 //! The sizes of a Whisper checkpoint, from the `config.json` of Hugging Face (or what the loader
 //! derived from the tensors).
 
+use crate::config::{ConfigError, Keys};
 use serde_json::Value as Json;
 
 /// Sizes of the network.
@@ -32,62 +33,31 @@ pub struct WhisperConfig {
     pub scale_embedding: bool,
 }
 
-/// A configuration that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// A key is absent.
-    #[error("config.json has no `{0}`")]
-    Missing(&'static str),
-    /// A key has a value that makes no sense.
-    #[error("config.json: `{key}` must be {wanted}, got {got}")]
-    Wrong {
-        /// The key.
-        key: &'static str,
-        /// What it must be.
-        wanted: String,
-        /// What it is.
-        got: String,
-    },
-}
-
-fn wrong(key: &'static str, wanted: impl Into<String>, got: &Json) -> ConfigError {
-    ConfigError::Wrong { key, wanted: wanted.into(), got: got.to_string() }
-}
-
-fn size(json: &Json, key: &'static str) -> Result<usize, ConfigError> {
-    /// No dimension of any checkpoint comes near; products of two stay far from overflow.
-    const LIMIT: u64 = 1 << 24;
-    let value = json.get(key).ok_or(ConfigError::Missing(key))?;
-    match value.as_u64() {
-        Some(n) if (1..=LIMIT).contains(&n) => Ok(n as usize),
-        _ => Err(wrong(key, format!("a whole number from 1 to {LIMIT}"), value)),
-    }
-}
-
 impl WhisperConfig {
     /// Reads the keys of Hugging Face.
     ///
     /// # Errors
     /// An absent key, a size that makes no sense, another model type or activation.
     pub fn from_json(json: &Json) -> Result<WhisperConfig, ConfigError> {
+        let keys = Keys::new(json, "config.json");
         for (key, wanted) in [("model_type", "whisper"), ("activation_function", "gelu")] {
-            if let Some(value) = json.get(key).filter(|v| v.as_str() != Some(wanted)) {
-                return Err(wrong(key, format!("\"{wanted}\""), value));
+            if keys.get(key).is_some_and(|v| v.as_str() != Some(wanted)) {
+                return Err(keys.wrong(key, format!("\"{wanted}\"")));
             }
         }
         let config = WhisperConfig {
-            d_model: size(json, "d_model")?,
-            encoder_layers: size(json, "encoder_layers")?,
-            encoder_attention_heads: size(json, "encoder_attention_heads")?,
-            encoder_ffn_dim: size(json, "encoder_ffn_dim")?,
-            decoder_layers: size(json, "decoder_layers")?,
-            decoder_attention_heads: size(json, "decoder_attention_heads")?,
-            decoder_ffn_dim: size(json, "decoder_ffn_dim")?,
-            num_mel_bins: size(json, "num_mel_bins")?,
-            max_source_positions: size(json, "max_source_positions")?,
-            max_target_positions: size(json, "max_target_positions")?,
-            vocab_size: size(json, "vocab_size")?,
-            scale_embedding: json.get("scale_embedding").and_then(Json::as_bool).unwrap_or(false),
+            d_model: keys.size("d_model")?,
+            encoder_layers: keys.size("encoder_layers")?,
+            encoder_attention_heads: keys.size("encoder_attention_heads")?,
+            encoder_ffn_dim: keys.size("encoder_ffn_dim")?,
+            decoder_layers: keys.size("decoder_layers")?,
+            decoder_attention_heads: keys.size("decoder_attention_heads")?,
+            decoder_ffn_dim: keys.size("decoder_ffn_dim")?,
+            num_mel_bins: keys.size("num_mel_bins")?,
+            max_source_positions: keys.size("max_source_positions")?,
+            max_target_positions: keys.size("max_target_positions")?,
+            vocab_size: keys.size("vocab_size")?,
+            scale_embedding: keys.flag("scale_embedding", false)?,
         };
         for (key, heads) in [
             ("encoder_attention_heads", config.encoder_attention_heads),
@@ -95,7 +65,7 @@ impl WhisperConfig {
         ] {
             if !config.d_model.is_multiple_of(heads) {
                 let wanted = format!("a divisor of d_model {}", config.d_model);
-                return Err(wrong(key, wanted, &Json::from(heads)));
+                return Err(keys.wrong(key, wanted));
             }
         }
         Ok(config)

@@ -7,40 +7,16 @@
 //! holds them, so they are written in place.
 
 use super::{
-    config::{ConfigError, WhisperConfig},
+    config::WhisperConfig,
     decode::{Begin, ModelError, SpeechModel},
     network::{KeyValue, Network},
 };
 pub use crate::program::Compiled;
 use crate::program::Traced;
 use frit_graph::{
-    Backend, DType, Error, Graph, Params, Policy, Program, Rule, Spec, Tensor, Value, compile,
-    rewrite,
+    Backend, DType, Graph, Params, Policy, Program, Rule, Spec, Tensor, Value, compile, rewrite,
 };
-use frit_load::LoadError;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
-
-/// Why a model cannot be loaded or run.
-#[derive(Debug, thiserror::Error)]
-pub enum WhisperError {
-    /// The files.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The configuration.
-    #[error("{path}: {source}")]
-    Config {
-        /// The checkpoint.
-        path: String,
-        /// What is wrong with it.
-        source: ConfigError,
-    },
-    /// The graph or the backend.
-    #[error(transparent)]
-    Graph(#[from] Error),
-    /// A call that does not fit the model.
-    #[error("{0}")]
-    Call(String),
-}
 
 /// How a model is loaded.
 #[derive(Clone, Debug)]
@@ -82,10 +58,10 @@ impl Whisper {
         path: &Path,
         backend: Arc<dyn Backend>,
         options: LoadOptions,
-    ) -> Result<Whisper, WhisperError> {
+    ) -> Result<Whisper, crate::Error> {
         let checkpoint = frit_load::open(path)?;
         let config = WhisperConfig::from_json(&checkpoint.config)
-            .map_err(|source| WhisperError::Config { path: path.display().to_string(), source })?;
+            .map_err(|source| crate::Error::Config { path: path.display().to_string(), source })?;
         Ok(Whisper::new(config, checkpoint.cast(options.dtype), backend, options))
     }
 
@@ -122,7 +98,7 @@ impl Whisper {
     ///
     /// # Errors
     /// Tensors that are missing or misshapen; Blocks that the policy denies.
-    pub fn warm_up(&mut self) -> Result<(), WhisperError> {
+    pub fn warm_up(&mut self) -> Result<(), crate::Error> {
         self.encoder_program()?;
         self.decoder_program(1)?;
         Ok(())
@@ -133,7 +109,7 @@ impl Whisper {
         name: String,
         inputs: &[Spec],
         build: impl Fn(&Network<'_>, &[Tensor]) -> Vec<Tensor>,
-    ) -> Result<Program, WhisperError> {
+    ) -> Result<Program, crate::Error> {
         if let Some(c) = self.programs.get(&name) {
             return Ok(c.program.clone());
         }
@@ -158,7 +134,7 @@ impl Whisper {
         Spec::new(self.options.dtype, shape)
     }
 
-    fn encoder_program(&mut self) -> Result<Program, WhisperError> {
+    fn encoder_program(&mut self) -> Result<Program, crate::Error> {
         let mel = self.mel_spec(1);
         self.program("encoder".into(), &[mel], |network, x| {
             let hidden = network.encoder(&x[0]);
@@ -168,7 +144,7 @@ impl Whisper {
     }
 
     /// Inputs: ids `[1, T]`, start, rows `[2]` that logits are wanted of (T > 1), caches, cross.
-    fn decoder_program(&mut self, tokens: usize) -> Result<Program, WhisperError> {
+    fn decoder_program(&mut self, tokens: usize) -> Result<Program, crate::Error> {
         let i64 = |shape: &[usize]| Spec::new(DType::I64, shape);
         let mut inputs = vec![i64(&[1, tokens]), i64(&[]), i64(&[2])];
         let layers = 2 * self.config.decoder_layers;
@@ -195,16 +171,16 @@ impl Whisper {
         ids: &[u32],
         length: usize,
         rows: [usize; 2],
-    ) -> Result<Vec<f32>, WhisperError> {
+    ) -> Result<Vec<f32>, crate::Error> {
         let room = self.config.max_target_positions;
         if self.position + ids.len() > room {
-            return Err(WhisperError::Call(format!(
+            return Err(crate::Error::Call(format!(
                 "{} tokens do not fit in the {room} positions of the decoder",
                 self.position + ids.len()
             )));
         }
         if self.cross.is_empty() {
-            return Err(WhisperError::Call("no audio was encoded before decoding".into()));
+            return Err(crate::Error::Call("no audio was encoded before decoding".into()));
         }
         let program = self.decoder_program(length)?;
         let mut padded: Vec<i64> = ids.iter().map(|&id| id as i64).collect();
@@ -224,7 +200,7 @@ impl Whisper {
         Ok(out[0].to_f32())
     }
 
-    fn clear(&mut self) -> Result<(), WhisperError> {
+    fn clear(&mut self) -> Result<(), crate::Error> {
         let layers = 2 * self.config.decoder_layers;
         // Old entries are past the key length and never read, so the memory is kept as it is.
         if self.caches.len() != layers {
@@ -239,13 +215,13 @@ impl Whisper {
     ///
     /// # Errors
     /// A window of the wrong size; tensors that are missing or misshapen.
-    pub fn encode_window(&mut self, window: &[f32]) -> Result<Value, WhisperError> {
+    pub fn encode_window(&mut self, window: &[f32]) -> Result<Value, crate::Error> {
         let program = self.encoder_program()?;
         let spec = self.mel_spec(1);
         if window.len() != spec.numel() {
             let (m, f) = (self.config.num_mel_bins, self.config.frames());
             let wanted = format!("the encoder hears [{m}, {f}] numbers of log-mel");
-            return Err(WhisperError::Call(format!("{wanted}, got {}", window.len())));
+            return Err(crate::Error::Call(format!("{wanted}, got {}", window.len())));
         }
         let mel = Value::new(spec.shape.clone(), window.to_vec())?.cast(self.options.dtype);
         let mut out = program.run(vec![mel])?;
@@ -263,7 +239,7 @@ impl Whisper {
         &mut self,
         features: &Value,
         ids: &Value,
-    ) -> Result<(Value, Value), WhisperError> {
+    ) -> Result<(Value, Value), crate::Error> {
         let pass = self.pass(features, ids)?;
         let [batch, tokens] = pass.sizes;
         let c = self.config.clone();
@@ -280,7 +256,7 @@ impl Whisper {
     ///
     /// # Errors
     /// As [`Whisper::forward`].
-    pub fn trace(&self, features: &Value, ids: &Value) -> Result<Traced, WhisperError> {
+    pub fn trace(&self, features: &Value, ids: &Value) -> Result<Traced, crate::Error> {
         let Pass { inputs, sizes: [batch, tokens] } = self.pass(features, ids)?;
         let specs: Vec<Spec> = inputs.iter().map(|v| v.spec().clone()).collect();
         let cache = self.cache_spec(batch, tokens);
@@ -289,12 +265,12 @@ impl Whisper {
         Ok(Traced { graph, params: self.params.clone(), inputs })
     }
 
-    fn pass(&self, features: &Value, ids: &Value) -> Result<Pass, WhisperError> {
+    fn pass(&self, features: &Value, ids: &Value) -> Result<Pass, crate::Error> {
         let c = &self.config;
         let batch = features.shape().first().copied().unwrap_or(0);
         let wanted = self.mel_spec(batch);
         if features.shape() != wanted.shape || batch == 0 {
-            return Err(WhisperError::Call(format!(
+            return Err(crate::Error::Call(format!(
                 "input_features must be [B, {}, {}], got {}",
                 c.num_mel_bins,
                 c.frames(),
@@ -306,7 +282,7 @@ impl Whisper {
             && (1..=c.max_target_positions).contains(&tokens)
             && ids.dtype().is_integer();
         if !fits {
-            return Err(WhisperError::Call(format!(
+            return Err(crate::Error::Call(format!(
                 "decoder_input_ids must be integers [{batch}, T] with T from 1 to {}, got {}",
                 c.max_target_positions,
                 ids.spec()

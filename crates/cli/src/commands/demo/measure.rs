@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use frit::graph::{DType, Value};
 use frit::models::whisper::decode::{Begin, ModelError, SpeechModel, TimestampMode};
 use frit::models::whisper::mel::{HOP, LogMel};
-use frit::models::whisper::model::{Whisper, WhisperError};
+use frit::models::whisper::model::Whisper;
 use frit::models::whisper::transcribe::{TranscribeError, TranscribeOptions, transcribe};
 use serde::Serialize;
 
@@ -160,9 +160,9 @@ pub(super) fn hear(
 }
 
 /// The first window of a recording as the encoder hears it: its hidden states.
-pub(super) fn encoded(model: &mut Whisper, samples: &[f32]) -> Result<Value, WhisperError> {
+pub(super) fn encoded(model: &mut Whisper, samples: &[f32]) -> Result<Value, frit::models::Error> {
     let (bands, frames) = (model.n_mels(), model.window_frames());
-    let mel = LogMel::new(bands).map_err(|e| WhisperError::Call(e.to_string()))?;
+    let mel = LogMel::new(bands).map_err(|e| frit::models::Error::Call(e.to_string()))?;
     let window = mel.compute_padded(samples, frames * HOP).window(0, frames);
     Ok(model.encode_window(&window)?.cast(DType::F32))
 }

@@ -1,6 +1,6 @@
 //! Generation: prompts in, logits out, token by token.
 
-use super::{DType, KeyValue, Llama, LlamaError, Past, Program, Spec, Tensor, Tokens, Value, call};
+use super::{DType, KeyValue, Llama, Past, Program, Spec, Tensor, Tokens, Value, call};
 use crate::generate::{CausalLm, ModelError};
 
 /// What was said so far, and its keys and values.
@@ -45,7 +45,7 @@ impl Llama {
         &mut self,
         prompts: &[Vec<u32>],
         capacity: usize,
-    ) -> Result<Vec<Vec<f32>>, LlamaError> {
+    ) -> Result<Vec<Vec<f32>>, crate::Error> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         if prompts.iter().any(Vec::is_empty) || longest == 0 {
             return call("every prompt must have at least one token".into());
@@ -70,7 +70,7 @@ impl Llama {
     /// # Errors
     /// No session or one of several rows, no tokens or more than there is room for, tokens outside
     /// the vocabulary.
-    pub fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>, LlamaError> {
+    pub fn append(&mut self, tokens: &[u32]) -> Result<Vec<f32>, crate::Error> {
         let rows = self.session.rows.len();
         if rows != 1 {
             return call(format!("only a session of one row is appended to, there are {rows}"));
@@ -85,7 +85,7 @@ impl Llama {
     ///
     /// # Errors
     /// Not as many tokens as rows, no room for more, tokens outside the vocabulary.
-    pub fn step(&mut self, tokens: &[u32]) -> Result<Vec<Vec<f32>>, LlamaError> {
+    pub fn step(&mut self, tokens: &[u32]) -> Result<Vec<Vec<f32>>, crate::Error> {
         let rows = self.session.rows.len();
         if tokens.len() != rows || rows == 0 {
             return call(format!("a step takes one token a row, {rows}, got {}", tokens.len()));
@@ -132,7 +132,7 @@ impl Llama {
     }
 
     /// Continues each row by as many tokens as the others.
-    fn extend(&mut self, more: &[&[u32]]) -> Result<Vec<Vec<f32>>, LlamaError> {
+    fn extend(&mut self, more: &[&[u32]]) -> Result<Vec<Vec<f32>>, crate::Error> {
         self.check_ids(more.iter().copied().flatten().map(|&t| i64::from(t)))?;
         let (start, n) = (self.session.filled, more[0].len());
         let (end, capacity) = (start + n, self.session.capacity);
@@ -147,7 +147,7 @@ impl Llama {
         self.take(if again { 0 } else { start })
     }
 
-    fn make_room(&mut self, rows: usize, capacity: usize) -> Result<(), LlamaError> {
+    fn make_room(&mut self, rows: usize, capacity: usize) -> Result<(), crate::Error> {
         self.reset();
         let spec = self.cache_spec(rows, capacity);
         let count = 2 * self.config.layers.len();
@@ -168,7 +168,7 @@ impl Llama {
     }
 
     /// Runs what stands in the rows from slot `start` on. A failure ends the session.
-    fn take(&mut self, start: usize) -> Result<Vec<Vec<f32>>, LlamaError> {
+    fn take(&mut self, start: usize) -> Result<Vec<Vec<f32>>, crate::Error> {
         let taken = self.run(start);
         if taken.is_err() {
             self.reset();
@@ -176,7 +176,7 @@ impl Llama {
         taken
     }
 
-    fn run(&mut self, start: usize) -> Result<Vec<Vec<f32>>, LlamaError> {
+    fn run(&mut self, start: usize) -> Result<Vec<Vec<f32>>, crate::Error> {
         let Session { rows, capacity, filled, .. } = &self.session;
         let (b, capacity, filled) = (rows.len(), *capacity, *filled);
         let n = filled - start;
@@ -219,7 +219,7 @@ impl Llama {
         length: usize,
         capacity: usize,
         masked: bool,
-    ) -> Result<Program, LlamaError> {
+    ) -> Result<Program, crate::Error> {
         let i64 = |shape: &[usize]| Spec::new(DType::I64, shape);
         let mut specs = vec![i64(&[b, length]), i64(&[b, length]), i64(&[]), i64(&[1])];
         if masked {

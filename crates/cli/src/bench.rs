@@ -165,19 +165,41 @@ pub fn max_abs_diff(a: &Value, b: &Value) -> f64 {
     })
 }
 
-/// A case of the catalogue as a program of one Block.
+/// Operands that are weights in models: where they are not the main operand they are given to the
+/// backend as weights, which it may pack once.
+const WEIGHTS: [&str; 5] = ["weight", "bias", "packed", "scales", "biases"];
+
+/// A case of the catalogue as a program of one Block, with the values that it is run on.
 ///
 /// # Errors
 /// What the graph or the backend says.
-pub fn program(case: &DynCase, dtype: DType, backend: &dyn Backend) -> Result<Program, Error> {
-    let slots = case.specs(dtype);
-    let specs: Vec<Spec> = slots.iter().flatten().cloned().collect();
-    let graph = Graph::trace(&specs, |x| {
-        let mut x = x.iter().cloned();
-        let inputs = slots.iter().map(|s| s.as_ref().and_then(|_| x.next())).collect();
-        vec![Tensor::dyn_block(case.block.clone(), inputs)]
-    })?;
-    compile(&graph, backend, &Params::new(), Policy::Allow)
+pub fn program(
+    case: &DynCase,
+    dtype: DType,
+    backend: &dyn Backend,
+) -> Result<(Program, Vec<Value>), Error> {
+    let slots = frit::ops::find(case.op).map(|line| (line.slots)()).unwrap_or_default();
+    let (mut inputs, mut params, mut operands) = (Vec::new(), Params::new(), Vec::new());
+    for (i, value) in case.values(dtype).into_iter().enumerate() {
+        let weight = slots.get(i).filter(|slot| i > 0 && WEIGHTS.contains(&slot.name));
+        operands.push(match (value, weight) {
+            (None, _) => None,
+            (Some(value), Some(slot)) => {
+                let tensor = Tensor::param(slot.name, value.spec().clone());
+                params.insert(slot.name, value);
+                Some(tensor)
+            }
+            (Some(value), None) => {
+                let tensor = Tensor::input_of(inputs.len(), value.spec().clone());
+                inputs.push(value);
+                Some(tensor)
+            }
+        });
+    }
+    let specs: Vec<Spec> = inputs.iter().map(|v| v.spec().clone()).collect();
+    let block = Tensor::dyn_block(case.block.clone(), operands);
+    let graph = Graph::trace(&specs, |_| vec![block])?;
+    Ok((compile(&graph, backend, &params, Policy::Allow)?, inputs))
 }
 
 /// Composed against fused, and against others.
@@ -273,10 +295,9 @@ pub fn compare(
     limits: &Limits,
     peers: &mut [Peer],
 ) -> Result<Comparison, Error> {
-    let composed = program(case, dtype, &Cpu::on(pool.clone()).without_fused())?;
-    let fused = program(case, dtype, &Cpu::on(pool.clone()))?;
+    let (composed, inputs) = program(case, dtype, &Cpu::on(pool.clone()).without_fused())?;
+    let (fused, _) = program(case, dtype, &Cpu::on(pool.clone()))?;
     let values = case.values(dtype);
-    let inputs: Vec<Value> = values.iter().flatten().cloned().collect();
     let (a, b) = (composed.run(inputs.clone())?, fused.run(inputs.clone())?);
     let written = b.iter().map(|v| v.bytes().len()).sum::<usize>();
     let mut bytes = Traffic::new(pool, case.bytes(dtype).saturating_sub(written), written);

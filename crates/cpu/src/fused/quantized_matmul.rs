@@ -50,12 +50,21 @@ impl CpuKernel for QuantizedMatmul {
         let w = weight(self.encoding, &i.packed, i.scales.as_ref(), i.biases.as_ref())?;
         let shape = geometry(i.x.shape(), out.spec().last().unwrap_or(0));
         let (isa, pool) = (isa(), c.pool());
+        let by_digits = self.activations == Activations::Exact
+            && self.transposed
+            && shape.m <= quant::FEW
+            && quant::takes_digits(self.encoding);
+        let interleaved = match by_digits {
+            true => i.packed.prepacked(|_| quant::Interleaved::new(pool, &w)),
+            false => None,
+        };
         for_float!(i.x.dtype(), T => {
             let (x, y, scratch) = (i.x.slice::<T>()?, out.slice_mut::<T>()?, c.scratch());
             match self.activations {
                 Activations::EightBit => quant::eight_bit(isa, pool, &shape, x, &w, y, scratch),
                 Activations::Exact => {
-                    quant::matmul(isa, pool, &shape, x, &w, self.transposed, y, scratch);
+                    let other = interleaved.as_deref();
+                    quant::matmul(isa, pool, &shape, x, &w, other, self.transposed, y, scratch);
                 }
             }
         });

@@ -5,6 +5,8 @@
 //!
 //! - [`few`]: some rows of activations. The packed bytes are read once and where they are; a group
 //!   adds `scale (q . x) + offset sum(x)`, with the sums of x made before.
+//! - [`digits`]: the same for weights of 4 bits, which are laid out anew once and multiplied in
+//!   integers, as exactly as in f32.
 //! - [`panels`]: many rows. Panels of the weight are unpacked for the product of `gemm/`, some
 //!   megabytes at a time; the whole weight is never unpacked.
 //! - [`rows`]: numbers in the type of the output.
@@ -13,6 +15,7 @@
 //! Results are the same bits on any number of threads: tasks are cut by shapes, and an element is
 //! summed in one order by one task.
 
+mod digits;
 mod few;
 mod format;
 mod integer;
@@ -21,6 +24,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use digits::{Interleaved, takes_digits};
 pub(crate) use few::FEW;
 pub(crate) use integer::{eight_bit, eight_bit_scratch_bytes, takes_eight_bit};
 pub(crate) use rows::dequantize;
@@ -93,13 +97,13 @@ pub(crate) fn matmul_scratch_bytes<T: Element>(
     transposed: bool,
 ) -> usize {
     match transposed && shape.m <= FEW {
-        true => few::scratch_bytes::<T>(shape, encoding),
+        true => few::scratch_bytes::<T>(shape, encoding).max(digits::scratch_bytes(shape)),
         false => gemm::linear_from_scratch_bytes::<T>(isa, shape),
     }
 }
 
 /// `out = x W^T` of a `weight` of `[n, k]`, or `x W` of `[k, n]` where it is not `transposed`.
-/// `scratch` is aligned to 64 bytes.
+/// `scratch` is aligned to 64 bytes; `interleaved` is the same weight, laid out for digits.
 ///
 /// # Panics
 /// If a slice does not fit the shape.
@@ -110,6 +114,7 @@ pub(crate) fn matmul<T: Element>(
     shape: &LinearShape,
     x: &[T],
     weight: &Weight<'_>,
+    interleaved: Option<&Interleaved>,
     transposed: bool,
     out: &mut [T],
     scratch: &mut [u8],
@@ -117,7 +122,12 @@ pub(crate) fn matmul<T: Element>(
     let sides = if transposed { (shape.n, shape.k) } else { (shape.k, shape.n) };
     assert_eq!((weight.rows, weight.width), sides, "the weight is not {shape:?}");
     match transposed && shape.m <= FEW {
-        true => few::few(isa, pool, shape, x, weight, out, scratch),
+        true => {
+            let by_digits = |weight| digits::digits(isa, pool, shape, x, weight, out, scratch);
+            if !interleaved.is_some_and(by_digits) {
+                few::few(isa, pool, shape, x, weight, out, scratch);
+            }
+        }
         false => {
             let columns = panels::Panels { isa, weight: *weight, transposed };
             gemm::linear_from(isa, pool, shape, x, columns, out, scratch);

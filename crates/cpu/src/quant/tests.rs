@@ -102,6 +102,55 @@ fn worst(m: usize, k: usize, x: &[f32], y: &[f32], w: impl Fn(usize, usize) -> f
     worst
 }
 
+fn interleaved(pool: &Pool, weight: &Weight<'_>) -> Option<Interleaved> {
+    takes_digits(weight.encoding).then(|| Interleaved::new(pool, weight))
+}
+
+#[test]
+fn products_by_digits_lose_no_more_than_sums_in_f32_and_leave_the_rest_to_f32() {
+    let (n, k) = (29, 576);
+    for encoding in [Encoding::Q4_0, Encoding::Q4_1] {
+        let packed = Packed::new(encoding, n, k);
+        let weight = packed.weight();
+        let laid = Interleaved::new(&Pool::new(2), &weight);
+        for &isa in available() {
+            // One number among the others that is a thousand times as large, and a group of zeros.
+            let mut x = activations(2 * k);
+            x[70] = 1500.0;
+            x[k + 32..k + 64].fill(0.0);
+            let shape = LinearShape { m: 2, n, k, x_row: k };
+            let bytes = matmul_scratch_bytes::<f32>(isa, &shape, encoding, true);
+            let mut words = scratch(bytes);
+            let run = |x: &[f32], threads: usize, words: &mut [u128]| {
+                let mut y = vec![f32::NAN; 2 * n];
+                let room = aligned(words, bytes);
+                let laid = Some(&laid);
+                matmul(isa, &Pool::new(threads), &shape, x, &weight, laid, true, &mut y, room);
+                y
+            };
+            let y = run(&x, 1, &mut words);
+            let error = worst(2, k, &x, &y, |j, p| packed.numbers[j * k + p]);
+            // Where the large one meets a zero, scale and offset cancel in f32.
+            assert!(error < 3e-6, "{encoding} on {isa}: {error:e}");
+            let bits = |y: Vec<f32>| y.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            assert_eq!(bits(run(&x, 3, &mut words)), bits(y), "{encoding} on {isa}");
+            // Numbers that digits have no scale for.
+            let tiny: Vec<f32> = x.iter().map(|x| x * 1e-36).collect();
+            let y: Vec<f32> = run(&tiny, 2, &mut words).iter().map(|y| y * 1e30).collect();
+            let larger: Vec<f32> = tiny.iter().map(|x| x * 1e30).collect();
+            let error = worst(2, k, &larger, &y, |j, p| packed.numbers[j * k + p]);
+            assert!(error < 1e-5, "{encoding} on {isa}: {error:e}");
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = x.clone();
+                x[k + 40] = bad;
+                let y = run(&x, 2, &mut words);
+                assert!(y[..n].iter().all(|y| y.is_finite()), "{isa}: {bad}");
+                assert!(y[n..].iter().all(|y| !y.is_finite()), "{isa}: {bad} gives {y:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn products_of_every_number_of_rows_are_those_of_float64() {
     let (n, k) = (45, 512);
@@ -112,12 +161,15 @@ fn products_of_every_number_of_rows_are_those_of_float64() {
                 let x = activations(m * k);
                 let shape = LinearShape { m, n, k, x_row: k };
                 let bytes = matmul_scratch_bytes::<f32>(isa, &shape, encoding, true);
-                let mut words = scratch(bytes);
-                let mut y = vec![f32::NAN; m * n];
-                let room = aligned(&mut words, bytes);
-                matmul(isa, &Pool::new(2), &shape, &x, &packed.weight(), true, &mut y, room);
-                let error = worst(m, k, &x, &y, |j, p| packed.numbers[j * k + p]);
-                assert!(error < 1e-6, "{encoding} on {isa}, {m} rows: {error:e}");
+                let (mut words, pool, weight) = (scratch(bytes), Pool::new(2), packed.weight());
+                for laid in [None, interleaved(&pool, &weight)] {
+                    let laid = laid.as_ref();
+                    let mut y = vec![f32::NAN; m * n];
+                    let room = aligned(&mut words, bytes);
+                    matmul(isa, &pool, &shape, &x, &weight, laid, true, &mut y, room);
+                    let error = worst(m, k, &x, &y, |j, p| packed.numbers[j * k + p]);
+                    assert!(error < 1e-6, "{encoding} on {isa}, {m} rows: {error:e}");
+                }
             }
         }
     }
@@ -137,7 +189,8 @@ fn affine_weights_may_lie_the_other_way() {
                 let mut words = scratch(bytes);
                 let mut y = vec![f32::NAN; m * n];
                 let room = aligned(&mut words, bytes);
-                matmul(isa, &Pool::new(2), &shape, &x, &packed.weight(), false, &mut y, room);
+                let weight = packed.weight();
+                matmul(isa, &Pool::new(2), &shape, &x, &weight, None, false, &mut y, room);
                 let error = worst(m, k, &x, &y, |j, p| packed.numbers[p * n + j]);
                 assert!(error < 1e-6, "{encoding} on {isa}, {m} rows: {error:e}");
             }

@@ -254,6 +254,11 @@ impl Simd for Avx2 {
         unsafe { dot_bytes(q, x) }
     }
     #[inline(always)]
+    unsafe fn nibble_digits(self, q: *const u8, x: *const i8, to: *mut f32) {
+        // SAFETY: the caller gives 128 and 96 readable bytes, and room for 8 numbers.
+        unsafe { nibble_digits(q, x, to) }
+    }
+    #[inline(always)]
     fn half(self, bits: u16) -> f32 {
         lanes!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))))
     }
@@ -382,6 +387,39 @@ pub(super) unsafe fn dot_bytes(q: *const i8, x: *const i8) -> __m256i {
         // The instruction wants one side without signs: x takes those of q.
         let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(x, q));
         _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+    }
+}
+
+/// Sums of pairs of a nibble and a digit, of all eight times four columns, are at most
+/// 8 * 2 * 15 * 128 = 30720, so that they are summed in 16 bits.
+///
+/// # Safety
+/// The processor has AVX2 and FMA; 128 bytes of `q` and 96 of `x` can be read, and 8 numbers written.
+#[inline(always)]
+pub(super) unsafe fn nibble_digits(q: *const u8, x: *const i8, to: *mut f32) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let low = _mm256_set1_epi8(15);
+        let mut sums = [_mm256_setzero_si256(); 3];
+        for t in 0..4 {
+            let bytes = _mm256_loadu_si256(q.add(32 * t).cast());
+            let first = _mm256_and_si256(bytes, low);
+            let others = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), low);
+            for (d, sum) in sums.iter_mut().enumerate() {
+                let four = |at: usize| {
+                    _mm256_set1_epi32(x.add(32 * d + 8 * t + at).cast::<i32>().read_unaligned())
+                };
+                *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(first, four(0)));
+                *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(others, four(4)));
+            }
+        }
+        let [a, b, c] = sums;
+        let a = _mm256_madd_epi16(a, _mm256_set1_epi16(1));
+        let b = _mm256_madd_epi16(b, _mm256_set1_epi16(1 << 8));
+        let c = _mm256_madd_epi16(c, _mm256_set1_epi16(1));
+        // Both are below 2^24, and so exact.
+        let (a, b) = (_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(_mm256_add_epi32(b, c)));
+        _mm256_storeu_ps(to, _mm256_fmadd_ps(a, _mm256_set1_ps(65536.0), b));
     }
 }
 

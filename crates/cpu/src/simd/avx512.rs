@@ -239,6 +239,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_zextsi256_si512(super::avx2::dot_bytes(q, x)) }
     }
     #[inline(always)]
+    unsafe fn nibble_digits(self, q: *const u8, x: *const i8, to: *mut f32) {
+        // SAFETY: the caller's contract; whoever has AVX-512 has AVX2.
+        unsafe { super::avx2::nibble_digits(q, x, to) }
+    }
+    #[inline(always)]
     fn half(self, bits: u16) -> f32 {
         lanes!(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))))
     }

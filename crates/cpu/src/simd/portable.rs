@@ -287,6 +287,30 @@ impl Simd for Portable {
         }))
     }
     #[inline(always)]
+    unsafe fn nibble_digits(self, q: *const u8, x: *const i8, to: *mut f32) {
+        // SAFETY: the caller gives 128 and 96 readable bytes, and room for 8 numbers.
+        let (q, x, to) = unsafe {
+            (
+                &*q.cast::<[[[u8; 4]; 8]; 4]>(),
+                &*x.cast::<[[i8; 32]; 3]>(),
+                &mut *to.cast::<[f32; 8]>(),
+            )
+        };
+        for (row, to) in to.iter_mut().enumerate() {
+            let digit = |d: usize| -> i64 {
+                let bytes = q.iter().map(|eight| eight[row]).enumerate();
+                let pairs = bytes.flat_map(|(t, four)| (0..4).map(move |j| (8 * t + j, four[j])));
+                pairs
+                    .map(|(at, byte)| {
+                        let (low, high) = (i64::from(byte & 15), i64::from(byte >> 4));
+                        low * i64::from(x[d][at]) + high * i64::from(x[d][at + 4])
+                    })
+                    .sum()
+            };
+            *to = ((digit(0) << 16) + (digit(1) << 8) + digit(2)) as f32;
+        }
+    }
+    #[inline(always)]
     fn half(self, bits: u16) -> f32 {
         f16_to_f32(bits)
     }

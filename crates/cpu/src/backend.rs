@@ -1,7 +1,7 @@
 //! The backend: which kernels it has, which threads it uses, what it keeps of weights.
 
 use crate::{
-    CpuKernel, Pool,
+    CpuKernel, Pool, Profile,
     fused::FUSED,
     kernel::{Entry, Kernel},
     plan,
@@ -38,6 +38,7 @@ pub struct Cpu {
     entries: Vec<Entry>,
     fused: bool,
     shelf: Arc<Shelf>,
+    profile: Option<Profile>,
 }
 
 impl Default for Cpu {
@@ -49,7 +50,7 @@ impl Default for Cpu {
 impl Cpu {
     /// All fused kernels on these threads.
     pub fn on(pool: Pool) -> Cpu {
-        Cpu { pool, entries: FUSED.to_vec(), fused: true, shelf: Arc::default() }
+        Cpu { pool, entries: FUSED.to_vec(), fused: true, shelf: Arc::default(), profile: None }
     }
 
     /// No fused kernel: every Block is composed of primitives.
@@ -69,9 +70,19 @@ impl Cpu {
         self
     }
 
+    /// Programs prepared from now on tell the profile what each step took.
+    pub fn profiled(mut self, profile: Profile) -> Cpu {
+        self.profile = Some(profile);
+        self
+    }
+
     /// The threads.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    pub(crate) fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
     }
 
     pub(crate) fn shelf(&self) -> &Arc<Shelf> {

@@ -17,11 +17,13 @@ mod kernels;
 mod plan;
 mod prepacked;
 mod prim;
+mod profile;
 mod quant;
 mod simd;
 mod threads;
 
 pub use backend::Cpu;
 pub use kernel::{Context, CpuKernel, Out, View, Wants};
+pub use profile::{Event, EventKind, Profile};
 pub use simd::{Isa, isa};
 pub use threads::{GlobalPoolStarted, Pool};

@@ -22,7 +22,7 @@ pub(crate) use recipe::{Recipe, Recipes};
 pub(crate) use run::Plan;
 
 use crate::{
-    Cpu,
+    Cpu, EventKind,
     kernel::{Kernel, Wants},
     prepacked::Known,
     prim,
@@ -30,7 +30,7 @@ use crate::{
 use frit_graph::{Error, Graph, Op, Params, Prim, Spec, Tensor, Value, reference};
 use memory::Life;
 use recipe::What;
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, panic::Location, sync::Arc};
 
 /// Where a buffer is.
 pub(crate) enum Place {
@@ -60,6 +60,15 @@ pub(crate) struct Step {
     pub(crate) out_spec: Spec,
     /// First byte and size of its working memory in the block.
     pub(crate) scratch: (usize, usize),
+    pub(crate) label: Label,
+}
+
+/// What a step is of.
+#[derive(Clone, Copy)]
+pub(crate) struct Label {
+    pub(crate) kind: EventKind,
+    pub(crate) name: &'static str,
+    pub(crate) at: Option<&'static Location<'static>>,
 }
 
 /// How an output of the program comes about.
@@ -80,6 +89,8 @@ struct Builder<'a> {
     recipes: HashMap<usize, Arc<Recipe>>,
     layouts: HashMap<u64, Layout>,
     dense: HashMap<u64, Layout>,
+    /// The line that made the node at hand.
+    at: Option<&'static Location<'static>>,
 }
 
 /// Plans a lowered graph.
@@ -92,11 +103,13 @@ pub(crate) fn build(cpu: &Cpu, graph: &Graph, params: &Params) -> Result<Plan, E
         recipes: HashMap::new(),
         layouts: HashMap::new(),
         dense: HashMap::new(),
+        at: None,
     };
     for (index, spec) in graph.inputs().iter().enumerate() {
         b.buffer(spec, Place::Input { index, taken: false });
     }
     for node in graph.nodes() {
+        b.at = Some(node.at());
         let layout = b.node(&node, params)?;
         b.layouts.insert(node.id(), layout);
     }
@@ -247,7 +260,8 @@ impl Builder<'_> {
         let refs: Vec<Option<&Layout>> = inputs.iter().map(Option::as_ref).collect();
         let scratch = (0, kernel.scratch(&refs, self.cpu.pool().threads()));
         let out_spec = spec.clone();
-        let step = Step { kernel, inputs, out, out_spec, scratch };
+        let label = Label { at: self.at, ..what.label() };
+        let step = Step { kernel, inputs, out, out_spec, scratch, label };
         if let Some(from) = from.filter(|f| f.iter().any(Option::is_some)) {
             self.recipes.insert(out, self.cpu.shelf().recipes.find(what, spec, from));
             self.buffers[out].place = Place::Early;
@@ -278,7 +292,8 @@ impl Builder<'_> {
         let inputs = vec![Some(layout)];
         let out = self.buffer(t.spec(), Place::Output(k));
         let (kernel, out_spec) = (Box::new(prim::Copy), t.spec().clone());
-        let step = Step { kernel, inputs, out, out_spec, scratch: (0, 0) };
+        let label = Label { at: Some(t.at()), ..What::Copy.label() };
+        let step = Step { kernel, inputs, out, out_spec, scratch: (0, 0), label };
         self.steps.push(step);
         Ok(Exit::Buffer(out))
     }
@@ -428,7 +443,7 @@ impl Builder<'_> {
         for step in self.steps.iter_mut().filter(|s| s.scratch.1 > 0) {
             step.scratch.0 = at.next().copied().unwrap_or(0);
         }
-        Plan::new(self.cpu.pool().clone(), self.buffers, self.steps, exits, size)
+        Plan::new(self.cpu, self.buffers, self.steps, exits, size)
     }
 }
 

@@ -4,7 +4,8 @@
 //! recipes, which are compared by address for that reason. They live as long as a program that
 //! uses them, and so does what was made by them.
 
-use super::Layout;
+use super::{Label, Layout};
+use crate::EventKind;
 use frit_graph::{DynBlock, Prim, Spec, Value};
 use std::{
     collections::HashMap,
@@ -26,7 +27,16 @@ pub(crate) enum What {
 }
 
 impl What {
-    fn name(&self) -> &str {
+    /// What a step that computes it is of.
+    pub(super) fn label(&self) -> Label {
+        let kind = match self {
+            What::Block(_) => EventKind::Block,
+            _ => EventKind::Primitive,
+        };
+        Label { kind, name: self.name(), at: None }
+    }
+
+    fn name(&self) -> &'static str {
         match self {
             What::Weight(_) => "weight",
             What::Constant(_) => "constant",

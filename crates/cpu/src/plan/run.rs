@@ -1,17 +1,19 @@
 //! Running a plan.
 
-use super::{Buffer, Exit, Place, Step};
+use super::{Buffer, Exit, Label, Place, Step};
 use crate::{
-    Cpu, Pool,
+    Cpu, Event, EventKind, Pool, Profile,
     kernel::{Context, Out, View},
     prepacked::Known,
 };
 use frit_graph::{ALIGN, Error, Executable, Spec, Value};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// A planned program.
 pub(crate) struct Plan {
     pool: Pool,
+    profile: Option<Profile>,
     buffers: Vec<Buffer>,
     steps: Vec<Step>,
     exits: Vec<(Exit, Spec)>,
@@ -72,7 +74,7 @@ impl Span {
 
 impl Plan {
     pub(super) fn new(
-        pool: Pool,
+        cpu: &Cpu,
         buffers: Vec<Buffer>,
         steps: Vec<Step>,
         exits: Vec<(Exit, Spec)>,
@@ -85,7 +87,9 @@ impl Plan {
             }
         }
         outputs.sort_by_key(|o| o.0);
-        Plan { pool, buffers, steps, exits, outputs, block_bytes, idle: Mutex::default() }
+        let (pool, profile) = (cpu.pool().clone(), cpu.profile().cloned());
+        let idle = Mutex::default();
+        Plan { pool, profile, buffers, steps, exits, outputs, block_bytes, idle }
     }
 }
 
@@ -129,6 +133,7 @@ impl Executable for Plan {
                 Place::Early | Place::Nowhere => Span::NONE,
             });
         }
+        let mut watch = self.profile.as_ref().map(Watch::new);
         for step in &self.steps {
             if step.out_spec.numel() == 0 {
                 continue;
@@ -136,6 +141,12 @@ impl Executable for Plan {
             // SAFETY: the range is the step's own while it runs, and inside the block.
             let scratch = Span(unsafe { base.add(step.scratch.0) }, step.scratch.1);
             execute(&self.pool, &self.buffers, step, &spans, scratch)?;
+            if let Some(watch) = &mut watch {
+                watch.step(step);
+            }
+        }
+        if let Some(watch) = watch {
+            watch.end(self.exits.first().map(|(_, spec)| spec.clone()));
         }
         lock().push(block);
 
@@ -163,6 +174,46 @@ impl Executable for Plan {
 
     fn steps(&self) -> usize {
         self.steps.len()
+    }
+}
+
+/// Times the steps of one run.
+struct Watch<'a> {
+    profile: &'a Profile,
+    began: Duration,
+    last: Duration,
+    events: Vec<Event>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(profile: &'a Profile) -> Watch<'a> {
+        let began = profile.elapsed();
+        Watch { profile, began, last: began, events: Vec::new() }
+    }
+
+    /// The step that ends now began when the one before ended.
+    fn step(&mut self, step: &Step) {
+        let operands = step.inputs.iter().flatten().map(|l| l.spec.bytes());
+        let Label { kind, name, at } = step.label;
+        let (start, now) = (self.last, self.profile.elapsed());
+        self.last = now;
+        self.events.push(Event {
+            kind,
+            name,
+            spec: Some(step.out_spec.clone()),
+            at,
+            bytes: operands.sum::<usize>() + step.out_spec.bytes(),
+            start,
+            took: now - start,
+        });
+    }
+
+    fn end(mut self, spec: Option<Spec>) {
+        let (start, took) = (self.began, self.profile.elapsed() - self.began);
+        let bytes = self.events.iter().map(|e| e.bytes).sum();
+        let (kind, name, at) = (EventKind::Program, "program", None);
+        self.events.push(Event { kind, name, spec, at, bytes, start, took });
+        self.profile.add(self.events);
     }
 }
 

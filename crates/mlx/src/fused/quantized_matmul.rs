@@ -1,0 +1,43 @@
+//! `mx::quantized_matmul`, for affine groups: the same layout as ours.
+
+use super::dequantize::{group, zeros_like};
+use crate::{
+    ffi::{Array, Call},
+    kernel::{Context, MlxKernel, Operand, declined},
+};
+use frit_graph::{Decline, Error, Spec};
+use frit_ops::{Activations, QuantizedMatmul, QuantizedMatmulInputs};
+
+impl MlxKernel for QuantizedMatmul {
+    fn accept(&self, i: &QuantizedMatmulInputs<&Spec>) -> Result<(), Decline> {
+        group(self.encoding)?;
+        if i.scales.is_none() {
+            return declined("affine groups need scales");
+        }
+        match self.activations {
+            Activations::Exact => Ok(()),
+            Activations::EightBit => declined("MLX has no activations of 8 bits"),
+        }
+    }
+
+    fn lower(
+        &self,
+        c: &mut Context<'_>,
+        i: QuantizedMatmulInputs<&Operand>,
+        _: &Spec,
+    ) -> Result<Array, Error> {
+        let s = c.session;
+        let Ok([bits, size]) = group(self.encoding) else {
+            return Err(Error::Run(format!("{} is no affine encoding", self.encoding)));
+        };
+        let (x, packed) = (i.x.array(s)?, i.packed.array(s)?);
+        let scales = i.scales.map(|a| a.array(s)).transpose()?;
+        let biases = match i.biases {
+            Some(b) => b.array(s)?,
+            None => zeros_like(s, i.scales)?,
+        };
+        let options = [self.transposed.into(), size, bits];
+        let operands = [Some(&x), Some(&packed), scales.as_ref(), Some(&biases)];
+        Ok(s.call(Call::QuantizedMatmul, &operands, &options, &[], "")?)
+    }
+}

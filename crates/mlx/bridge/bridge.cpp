@@ -209,7 +209,28 @@ array power(const array &a, const array &b, mx::Stream s) {
   return mx::where(mx::less(b, zero, s), small, plain, s);
 }
 
+// MLX computes these in float64 to the digits of float32 only. They are done at once, here: models
+// have them for the few angles of their positions.
+array exactly(double (*f)(double), const array &x, mx::Stream s) {
+  array dense = mx::contiguous(x, false, s);
+  mx::eval(dense);
+  const double *from = dense.data<double>();
+  std::vector<double> to(from, from + dense.size());
+  for (double &v : to) v = f(v);
+  return array(to.begin(), x.shape(), mx::float64);
+}
+
 array unary(int64_t f, const array &x, mx::Stream s) {
+  if (x.dtype() == mx::float64) {
+    switch (f) {
+      case 2: return exactly([](double v) { return std::exp(v); }, x, s);
+      case 6: return exactly([](double v) { return std::sin(v); }, x, s);
+      case 7: return exactly([](double v) { return std::cos(v); }, x, s);
+      case 8: return exactly([](double v) { return std::tanh(v); }, x, s);
+      case 9: return exactly([](double v) { return std::erf(v); }, x, s);
+      case 10: return exactly([](double v) { return 1 / (1 + std::exp(-v)); }, x, s);
+    }
+  }
   switch (f) {
     case 0: return mx::negative(x, s);
     case 1: return mx::abs(x, s);
@@ -260,7 +281,12 @@ array compare(int64_t f, const array &a, const array &b, mx::Stream s) {
 
 array reduce(int64_t f, const array &x, const std::vector<int> &axes, mx::Stream s) {
   switch (f) {
-    case 0: return mx::sum(x, axes, true, s);
+    case 0: {
+      // On a CPU, MLX adds one number after the other: a long row would lose half its digits.
+      bool slow = s.device == mx::Device::cpu && x.dtype() == mx::float32;
+      array y = mx::sum(slow ? mx::astype(x, mx::float64, s) : x, axes, true, s);
+      return slow ? mx::astype(y, mx::float32, s) : y;
+    }
     case 1: return mx::prod(x, axes, true, s);
     case 2: return mx::max(x, axes, true, s);
     case 3: return mx::min(x, axes, true, s);

@@ -9,7 +9,7 @@ use frit_graph::{
     Decline, Error, Operands, Spec, Value,
     reference::{index_error, update_error},
 };
-use std::sync::OnceLock;
+use std::{collections::HashMap, sync::OnceLock};
 
 /// Operands of up to so many elements are kept on the host too, where they are whole numbers.
 pub(crate) const HOST: usize = 1024;
@@ -44,6 +44,17 @@ impl Operand {
             }
             (None, None) => Err(MlxError::Call { call: "operand", message: "absent".into() }),
         }
+    }
+
+    /// The numbers, computed now if they are not known yet.
+    pub(crate) fn numbers(&self, session: &Session) -> Result<Vec<f64>, Error> {
+        if let Some(value) = &self.host {
+            return Ok(value.to_f64());
+        }
+        let array = session.contiguous(&self.array(session)?)?;
+        session.eval(&[&array])?;
+        let contents = session.contents(&array)?;
+        Ok(Value::from_bytes(self.spec.clone(), contents.as_ref())?.to_f64())
     }
 
     /// The numbers, if they are known on the host.
@@ -92,6 +103,17 @@ impl GuardKind {
 pub(crate) struct Context<'a> {
     pub(crate) session: &'a Session,
     pub(crate) guards: Vec<Guard>,
+    /// Cosines and sines of rotary embeddings, which all layers share.
+    pub(crate) tables: Tables,
+}
+
+/// Arrays of cosines and sines by the bits of positions, frequencies and amplitude.
+pub(crate) type Tables = HashMap<Vec<u64>, (Array, Array)>;
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(session: &'a Session) -> Context<'a> {
+        Context { session, guards: Vec::new(), tables: HashMap::new() }
+    }
 }
 
 /// A step.

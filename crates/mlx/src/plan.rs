@@ -157,7 +157,7 @@ impl Builder {
                     };
                     let operands: Vec<Option<Operand>> = from.iter().zip(&inputs).map(operand).collect();
                     let refs: Vec<Option<&Operand>> = operands.iter().map(Option::as_ref).collect();
-                    let mut c = Context { session, guards: Vec::new() };
+                    let mut c = Context::new(session);
                     let array = kernel.lower(&mut c, &refs)?;
                     self.guards.append(&mut c.guards);
                     self.early.push((place, key));
@@ -203,7 +203,7 @@ impl Builder {
     ) -> Result<Plan, Error> {
         let mut last: HashMap<usize, usize> = HashMap::new();
         for (n, step) in self.steps.iter().enumerate() {
-            step.inputs.iter().flatten().for_each(|i| drop(last.insert(*i, n)));
+            last.extend(step.inputs.iter().flatten().map(|i| (*i, n)));
         }
         for exit in &exits {
             if let Exit::Place(i, _) = exit {
@@ -304,12 +304,12 @@ impl Executable for Plan {
         for (value, place) in inputs.into_iter().zip(&self.inputs) {
             let Some(place) = place else { continue };
             // Otherwise the value goes here, and nothing but the graph holds its array.
-            places[*place] = Some(match whole(value.spec()) {
+            places[*place] = Some(match !value.dtype().is_float() {
                 true => Operand::of_value(value),
                 false => Operand::of_array(results::array_of(&session, &value)?, value.spec()),
             });
         }
-        let mut c = Context { session: &session, guards: Vec::new() };
+        let mut c = Context::new(&session);
         for step in &self.steps {
             let made = step.lower(&mut c, &places)?;
             step.free.iter().for_each(|&p| places[p] = None);

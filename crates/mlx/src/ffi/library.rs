@@ -184,6 +184,11 @@ impl Session {
         Err(MlxError::Call { call, message })
     }
 
+    /// The device that operations are for.
+    pub(crate) fn device(&self) -> Device {
+        self.device
+    }
+
     /// Adds one operation to the lazy graph.
     ///
     /// # Errors

@@ -1,11 +1,14 @@
 //! `mx::quantized_matmul`, for affine groups: the same layout as ours.
+//!
+//! On a CPU, MLX sums in the type of `x`; narrow types are widened there.
 
 use super::dequantize::{group, zeros_like};
 use crate::{
+    Device,
     ffi::{Array, Call},
     kernel::{Context, MlxKernel, Operand, declined},
 };
-use frit_graph::{Decline, Error, Spec};
+use frit_graph::{DType, Decline, Error, Spec};
 use frit_ops::{Activations, QuantizedMatmul, QuantizedMatmulInputs};
 
 impl MlxKernel for QuantizedMatmul {
@@ -30,12 +33,16 @@ impl MlxKernel for QuantizedMatmul {
         let Ok([bits, size]) = group(self.encoding) else {
             return Err(Error::Run(format!("{} is no affine encoding", self.encoding)));
         };
-        let (x, packed) = (i.x.array(s)?, i.packed.array(s)?);
-        let scales = i.scales.map(|a| a.array(s)).transpose()?;
-        let biases = match i.biases {
+        let typed = |x: Array| match s.device() {
+            Device::Cpu => s.cast(&x, DType::F32),
+            Device::Gpu => Ok(x),
+        };
+        let (x, packed) = (typed(i.x.array(s)?)?, i.packed.array(s)?);
+        let scales = i.scales.map(|a| typed(a.array(s)?)).transpose()?;
+        let biases = typed(match i.biases {
             Some(b) => b.array(s)?,
             None => zeros_like(s, i.scales)?,
-        };
+        })?;
         let options = [self.transposed.into(), size, bits];
         let operands = [Some(&x), Some(&packed), scales.as_ref(), Some(&biases)];
         Ok(s.call(Call::QuantizedMatmul, &operands, &options, &[], "")?)

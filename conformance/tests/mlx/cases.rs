@@ -24,30 +24,39 @@ fn wider(case: &DynCase, dtype: DType) -> Option<((f64, f64), &'static str)> {
     match (case.op, dtype) {
         (_, DType::F16) => Some(((2e-3, 2e-3), rounds)),
         (_, DType::BF16) => Some(((1.6e-2, 1.6e-2), rounds)),
+        ("layer_norm", DType::F32) => Some(((1e-5, 2e-5), "a CPU adds up one number after the other")),
         // Up to position 1024; farther ones are exact.
         ("rope", DType::F32) => Some(((0.0, 1e-4), "angles are computed in f32")),
         _ => None,
     }
 }
 
-/// Every small case that is not within the bounds of all backends: its name, and the measured
+/// Cases in the types they are run in: bench cases only in f32 and where they are not too large
+/// for their oracle.
+fn judged() -> Vec<(DynCase, DType)> {
+    let small =
+        |c: &DynCase| c.flops(DType::F32).unwrap_or(0.0) < 2e8 && c.bytes(DType::F32) < 10_000_000;
+    let types = |c: &DynCase| if c.bench { &[DType::F32][..] } else { c.dtypes };
+    let cases = cases().filter(|c| !c.bench || small(c));
+    cases.flat_map(|c| types(&c).iter().map(|d| (c.clone(), *d)).collect::<Vec<_>>()).collect()
+}
+
+/// Every case that is not within the bounds of all backends: its name, and the measured
 /// error; or what is wrong.
 fn measured(mlx: &Mlx) -> Result<BTreeMap<String, (f64, &'static str)>, Vec<String>> {
     let (mut found, mut complaints) = (BTreeMap::new(), Vec::new());
-    for case in cases().filter(|c| !c.bench) {
-        for &dtype in case.dtypes {
-            let Err(complaint) = judge(&case, dtype, mlx) else { continue };
-            let values = case.values(dtype);
-            let want = case.expected(&values).expect("an oracle");
-            let within = wider(&case, dtype).and_then(|(bound, why)| {
-                let (got, _) = run_case(&case, &values, mlx).ok()?;
-                let d = compare(&got.to_f64(), &want.data, bound);
-                (got.shape() == want.shape && d.within).then_some((d.max_abs, why))
-            });
-            match within {
-                Some(error) => drop(found.insert(format!("{}/{} {dtype}", case.op, case.name), error)),
-                None => complaints.push(complaint),
-            }
+    for (case, dtype) in judged() {
+        let Err(complaint) = judge(&case, dtype, mlx) else { continue };
+        let values = case.values(dtype);
+        let want = case.expected(&values).expect("an oracle");
+        let within = wider(&case, dtype).and_then(|(bound, why)| {
+            let (got, _) = run_case(&case, &values, mlx).ok()?;
+            let d = compare(&got.to_f64(), &want.data, bound);
+            (got.shape() == want.shape && d.within).then_some((d.max_abs, why))
+        });
+        match within {
+            Some(error) => drop(found.insert(format!("{}/{} {dtype}", case.op, case.name), error)),
+            None => complaints.push(complaint),
         }
     }
     if complaints.is_empty() { Ok(found) } else { Err(complaints) }
@@ -121,20 +130,6 @@ fn every_case_passes_and_each_wider_bound_is_listed_with_its_error() {
         let listed = listed.get(case.as_str()).unwrap_or_else(|| panic!("{case} is not listed"));
         assert!(*error <= 2.0 * listed, "{case}: {error:.1e}, listed with {listed:.1e}");
     }
-}
-
-#[test]
-fn bench_cases_pass_too() {
-    let Some(mlx) = mlx() else { return };
-    let small =
-        |c: &DynCase| c.flops(DType::F32).unwrap_or(0.0) < 2e8 && c.bytes(DType::F32) < 10_000_000;
-    let (mut run, mut complaints) = (0, Vec::new());
-    for case in cases().filter(|c| c.bench && small(c)) {
-        complaints.extend(judge(&case, DType::F32, &mlx).err());
-        run += 1;
-    }
-    assert!(run >= 8, "only {run} bench cases are small");
-    expect_none(complaints);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use frit_graph::Value;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, LazyLock, Mutex, PoisonError, Weak,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -22,16 +22,22 @@ use std::{
 /// Constants of up to so many bytes are known by what they hold.
 const SMALL: usize = 256;
 
+/// What an array is, apart from its memory: it outlives the arrays that were only on the way.
+pub(crate) struct Identity {
+    number: u64,
+    /// Kept so that the same recipe is found again.
+    _from: Vec<Arc<Identity>>,
+}
+
 /// An array that does not change from run to run.
 pub(crate) struct Known {
-    /// A number that no other has.
-    pub(crate) id: u64,
+    pub(crate) identity: Arc<Identity>,
     pub(crate) array: Array,
 }
 
 /// What makes two arrays the same.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Key {
+enum Key {
     /// Memory of a value, in this shape.
     Memory(u64, String),
     /// A small constant: its spec and bytes.
@@ -40,46 +46,63 @@ pub(crate) enum Key {
     Recipe(String, Vec<Option<u64>>),
 }
 
-impl Key {
-    /// The key of a value.
-    pub(crate) fn of(value: &Value) -> Key {
-        let spec = value.spec().to_string();
-        match value.bytes().len() {
-            0..=SMALL => Key::Small(spec, value.bytes().to_vec()),
-            _ => Key::Memory(value.id(), spec),
+#[derive(Default)]
+struct Shelf {
+    identities: HashMap<Key, Weak<Identity>>,
+    arrays: HashMap<u64, Weak<Known>>,
+}
+
+fn shelf() -> MutexGuard<'static, Shelf> {
+    static SHELF: LazyLock<Mutex<Shelf>> = LazyLock::new(Mutex::default);
+    SHELF.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Identity {
+    fn of(key: Key, from: Vec<Arc<Identity>>) -> Arc<Identity> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let identities = &mut shelf().identities;
+        if let Some(found) = identities.get(&key).and_then(Weak::upgrade) {
+            return found;
         }
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let new = Arc::new(Identity { number, _from: from });
+        identities.insert(key, Arc::downgrade(&new));
+        new
+    }
+
+    /// The identity of what an operation makes of known operands.
+    pub(crate) fn of_recipe(what: String, from: &[Option<Arc<Known>>]) -> Arc<Identity> {
+        let numbers = from.iter().map(|k| k.as_ref().map(|k| k.identity.number)).collect();
+        let from = from.iter().flatten().map(|k| k.identity.clone()).collect();
+        Identity::of(Key::Recipe(what, numbers), from)
     }
 }
 
-type Shelf = HashMap<Key, Weak<Known>>;
-
-static SHELF: LazyLock<Mutex<Shelf>> = LazyLock::new(Mutex::default);
-
-/// What has this key, if a program uses it.
-pub(crate) fn find(key: &Key) -> Option<Arc<Known>> {
-    SHELF.lock().unwrap_or_else(PoisonError::into_inner).get(key).and_then(Weak::upgrade)
+/// The array of this identity, if a program uses it.
+pub(crate) fn find(identity: &Identity) -> Option<Arc<Known>> {
+    shelf().arrays.get(&identity.number).and_then(Weak::upgrade)
 }
 
-/// Keeps an array under this key.
-pub(crate) fn keep(key: Key, array: Array) -> Arc<Known> {
-    let known = fresh(array);
-    let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
-    shelf.retain(|_, known| known.strong_count() > 0);
-    shelf.insert(key, Arc::downgrade(&known));
-    known
-}
-
-/// An array that is on its way to being known.
-pub(crate) fn fresh(array: Array) -> Arc<Known> {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    Arc::new(Known { id: NEXT.fetch_add(1, Ordering::Relaxed), array })
+/// Lets others find an array, which is evaluated.
+pub(crate) fn keep(known: &Arc<Known>) {
+    let Shelf { identities, arrays } = &mut *shelf();
+    identities.retain(|_, identity| identity.strong_count() > 0);
+    arrays.retain(|_, known| known.strong_count() > 0);
+    arrays.insert(known.identity.number, Arc::downgrade(known));
 }
 
 /// A weight or constant.
 pub(crate) fn value(session: &Session, value: &Value) -> Result<Arc<Known>, MlxError> {
-    let key = Key::of(value);
-    match find(&key) {
-        Some(known) => Ok(known),
-        None => Ok(keep(key, results::array_of(session, value)?)),
+    let spec = value.spec().to_string();
+    let key = match value.bytes().len() {
+        0..=SMALL => Key::Small(spec, value.bytes().to_vec()),
+        _ => Key::Memory(value.id(), spec),
+    };
+    let identity = Identity::of(key, Vec::new());
+    if let Some(known) = find(&identity) {
+        return Ok(known);
     }
+    let known = Arc::new(Known { identity, array: results::array_of(session, value)? });
+    keep(&known);
+    Ok(known)
 }

@@ -4,7 +4,7 @@
 use crate::{
     Mlx, MlxError,
     ffi::{Array, Session},
-    known::{self, Key, Known},
+    known::{self, Identity, Known},
     kernel::{Context, Guard, HOST, Kernel, Operand},
     prim::{Primitive, iota},
     results,
@@ -70,8 +70,8 @@ struct Builder {
     inputs: HashMap<usize, usize>,
     steps: Vec<Step>,
     guards: Vec<Guard>,
-    /// Keys of what was computed of weights and is not evaluated yet.
-    early: Vec<(usize, Key)>,
+    /// What was computed of weights and is not evaluated yet.
+    early: Vec<usize>,
 }
 
 /// Makes a lowered graph ready to run.
@@ -148,8 +148,8 @@ impl Builder {
                 Op::Block(block) => format!("{block:?} {out}"),
                 _ => format!("{:?} {out}", t.prim()),
             };
-            let key = Key::Recipe(what, from.iter().map(|k| k.as_ref().map(|k| k.id)).collect());
-            let new = match known::find(&key) {
+            let identity = Identity::of_recipe(what, &from);
+            let new = match known::find(&identity) {
                 Some(known) => known,
                 None => {
                     let operand = |(k, i): (&Option<Arc<Known>>, &Option<usize>)| {
@@ -160,8 +160,8 @@ impl Builder {
                     let mut c = Context::new(session);
                     let array = kernel.lower(&mut c, &refs)?;
                     self.guards.append(&mut c.guards);
-                    self.early.push((place, key));
-                    known::fresh(array)
+                    self.early.push(place);
+                    Arc::new(Known { identity, array })
                 }
             };
             self.known.insert(place, new);
@@ -211,14 +211,10 @@ impl Builder {
             }
         }
         // What was computed of weights is evaluated where a step reads it; the rest goes away.
-        let early: Vec<(usize, Key)> =
-            self.early.drain(..).filter(|(place, _)| last.contains_key(place)).collect();
-        let arrays: Vec<&Array> = early.iter().map(|(place, _)| &self.known[place].array).collect();
+        let early: Vec<usize> = self.early.drain(..).filter(|p| last.contains_key(p)).collect();
+        let arrays: Vec<&Array> = early.iter().map(|place| &self.known[place].array).collect();
         evaluate(session, &arrays, &self.guards)?;
-        for (place, key) in early {
-            let array = self.known[&place].array.clone();
-            self.known.insert(place, known::keep(key, array));
-        }
+        early.iter().for_each(|place| known::keep(&self.known[place]));
         for (&place, &n) in &last {
             if let Some(step) = self.steps.get_mut(n) {
                 step.free.push(place);

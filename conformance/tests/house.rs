@@ -15,9 +15,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("frit-graph", &[]),
     ("frit-ops", &["frit-graph"]),
     ("frit-cpu", &["frit-graph", "frit-ops"]),
+    ("frit-mlx", &["frit-graph", "frit-ops"]),
     ("frit-load", &["frit-graph", "frit-ops"]),
     ("frit-models", &["frit-graph", "frit-load", "frit-ops"]),
-    ("frit", &["frit-cpu", "frit-graph", "frit-load", "frit-models", "frit-ops"]),
+    ("frit", &["frit-cpu", "frit-graph", "frit-load", "frit-mlx", "frit-models", "frit-ops"]),
     ("frit-cli", &["frit"]),
 ];
 

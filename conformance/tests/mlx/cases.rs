@@ -24,7 +24,9 @@ fn wider(case: &DynCase, dtype: DType) -> Option<((f64, f64), &'static str)> {
     match (case.op, dtype) {
         (_, DType::F16) => Some(((2e-3, 2e-3), rounds)),
         (_, DType::BF16) => Some(((1.6e-2, 1.6e-2), rounds)),
-        ("layer_norm", DType::F32) => Some(((1e-5, 2e-5), "a CPU adds up one number after the other")),
+        ("layer_norm", DType::F32) => {
+            Some(((1e-5, 2e-5), "a CPU adds up one number after the other"))
+        }
         // Up to position 1024; farther ones are exact.
         ("rope", DType::F32) => Some(((0.0, 1e-4), "angles are computed in f32")),
         _ => None,
@@ -64,7 +66,9 @@ fn measured(mlx: &Mlx) -> Result<BTreeMap<String, (f64, &'static str)>, Vec<Stri
 
 /// How many cases go to MLX's own call, how many are composed and why.
 fn taken(mlx: &Mlx) -> String {
-    let mut text = String::from("| operation | by MLX's own call | composed of MLX's operations | why |\n|---|---|---|---|\n");
+    let mut text = String::from(
+        "| operation | by MLX's own call | composed of MLX's operations | why |\n|---|---|---|---|\n",
+    );
     for line in CATALOGUE {
         let (mut own, mut composed, mut reasons) = (0, 0, Vec::new());
         for case in (line.cases)().iter().filter(|c| !c.bench) {
@@ -179,7 +183,8 @@ fn what_mlx_cannot_say_is_declined_with_the_reason() {
         let (_, report) = frit_graph::lower(&graph, &mlx).expect(case.name);
         for line in &report.lines {
             if let Outcome::Composed(why) = &line.outcome {
-                reasons.insert(format!("{}/{}: {}", case.op, case.name, line.block), why.to_string());
+                reasons
+                    .insert(format!("{}/{}: {}", case.op, case.name, line.block), why.to_string());
             }
         }
     }

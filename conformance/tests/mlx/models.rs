@@ -86,7 +86,8 @@ fn whisper_is_golden(fused: bool) {
         while got.len() < all.len() {
             got.push(best(&row));
             let token = got[got.len() - 1];
-            row = frit_models::whisper::decode::SpeechModel::step(&mut whisper, token).expect("a step");
+            row = frit_models::whisper::decode::SpeechModel::step(&mut whisper, token)
+                .expect("a step");
         }
         assert_eq!(got, all, "the golden tokens");
     }
@@ -129,10 +130,12 @@ fn smollm2_is_golden(fused: bool) {
     let text = golden.metadata.get("exact").expect("texts");
     let greedy: Vec<Greedy> = serde_json::from_str(text).expect("texts");
     let folder = assets::ensure(&SMOLLM2_135M_INSTRUCT, true).expect("the checkpoint");
-    let checkpoint = frit_load::open(folder.join(SMOLLM2_135M_INSTRUCT.members[0].file)).expect("it");
+    let checkpoint =
+        frit_load::open(folder.join(SMOLLM2_135M_INSTRUCT.members[0].file)).expect("it");
     let rules = if fused { fast_kernels() } else { Vec::new() };
     let options = llama::LoadOptions { rules, ..Default::default() };
-    let mut model = Llama::from_checkpoint(&checkpoint, backend(&mlx, fused), options).expect("a llama");
+    let mut model =
+        Llama::from_checkpoint(&checkpoint, backend(&mlx, fused), options).expect("a llama");
     for (i, want) in greedy.iter().enumerate() {
         let logits = model.prefill(std::slice::from_ref(&want.prompt_ids), 64).expect("logits");
         let got: Vec<f64> = logits[0].iter().map(|&x| x.into()).collect();
@@ -198,7 +201,8 @@ fn small_language_models_hold_against_golden_numbers() {
             let folder = golden(&format!("tiny/{model}"));
             let mut llama = Llama::open(&folder, backend(&mlx, fused), options).expect("it loads");
             let (mask, positions) = (of("attention_mask"), of("position_ids"));
-            let logits = llama.forward(of("input_ids"), Some(mask), Some(positions)).expect("it runs");
+            let logits =
+                llama.forward(of("input_ids"), Some(mask), Some(positions)).expect("it runs");
             let (got, want) = (attended(&logits, Some(mask)), attended(of("logits"), Some(mask)));
             close(&format!("{model}, fused {fused}"), &got, &want, 1e-4);
 
@@ -224,7 +228,8 @@ fn small_encoders_and_whisper_hold_against_golden_numbers() {
             let expected = read(&format!("tiny/{model}/expected.safetensors"));
             let options = encoder::LoadOptions { rules: rules(), ..Default::default() };
             let folder = golden(&format!("tiny/{model}"));
-            let mut encoder = Encoder::open(&folder, backend(&mlx, fused), options).expect("it loads");
+            let mut encoder =
+                Encoder::open(&folder, backend(&mlx, fused), options).expect("it loads");
             let names = encoder.config().inputs().iter();
             let inputs: Vec<_> =
                 names.filter_map(|n| Some((*n, expected.params.get(n)?))).collect();

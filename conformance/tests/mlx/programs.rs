@@ -2,7 +2,8 @@
 
 use super::mlx;
 use frit_graph::{
-    Binary, DType, Graph, Jit, Params, Policy, Program, Reference, ShapeError, Spec, Tensor, Value, compile,
+    Binary, DType, Graph, Jit, Params, Policy, Program, Reference, ShapeError, Spec, Tensor, Value,
+    compile,
 };
 use frit_mlx::Mlx;
 use frit_ops::{Activation, ScaledDotProductAttention, fast};
@@ -41,7 +42,8 @@ fn an_index_out_of_range_is_an_error_and_the_next_run_is_well() {
         assert_eq!(error.to_string(), "[gather] index -1 is outside 0..5");
         let fine = known.run(vec![counting(&[5, 3]), index(4, 0)]).expect("it runs").remove(0);
         assert_eq!(fine.to_f64(), [12.0, 13.0, 14.0, 0.0, 1.0, 2.0]);
-        let fine = computed.run(vec![counting(&[5, 3]), half(0.5, 2.0)]).expect("it runs").remove(0);
+        let fine =
+            computed.run(vec![counting(&[5, 3]), half(0.5, 2.0)]).expect("it runs").remove(0);
         assert_eq!(fine.to_f64(), [3.0, 4.0, 5.0, 12.0, 13.0, 14.0]);
     }
 }
@@ -79,7 +81,8 @@ fn a_cache_that_goes_round_stays_in_place() {
     let mut cache = Value::zeros(&specs[0]).expect("a value");
     let mut places = Vec::new();
     for at in 0..20i64 {
-        cache = program.run(vec![cache, new.clone(), Value::scalar(at)]).expect("it runs").remove(0);
+        cache =
+            program.run(vec![cache, new.clone(), Value::scalar(at)]).expect("it runs").remove(0);
         places.push(cache.bytes().as_ptr());
     }
     // The first run copies what came from outside.
@@ -166,7 +169,8 @@ fn integers_wrap_saturate_and_divide_as_everywhere() {
         let zeros = Value::zeros(&specs[2]).expect("a value");
         let inputs = vec![whole(&a), whole(&b), zeros];
         let run = |backend: &dyn frit_graph::Backend| {
-            let program = compile(&graph, backend, &Params::new(), Policy::Allow).expect("compiled");
+            let program =
+                compile(&graph, backend, &Params::new(), Policy::Allow).expect("compiled");
             program.run(inputs.clone()).expect("it runs")
         };
         for (n, (got, want)) in run(&mlx).iter().zip(run(&Reference)).enumerate() {
@@ -177,8 +181,12 @@ fn integers_wrap_saturate_and_divide_as_everywhere() {
     for to in [DType::I64, DType::I32, DType::U32, DType::U8, DType::Bool] {
         let graph = Graph::trace(&[f32s(&[8])], |x| vec![x[0].cast(to)]).expect("a graph");
         let run = |backend: &dyn frit_graph::Backend| {
-            let program = compile(&graph, backend, &Params::new(), Policy::Allow).expect("compiled");
-            program.run(vec![Value::new([8], odd.to_vec()).expect("it")]).expect("it runs").remove(0)
+            let program =
+                compile(&graph, backend, &Params::new(), Policy::Allow).expect("compiled");
+            program
+                .run(vec![Value::new([8], odd.to_vec()).expect("it")])
+                .expect("it runs")
+                .remove(0)
         };
         assert_eq!(run(&mlx).to_i64(), run(&Reference).to_i64(), "to {to}");
     }
@@ -201,14 +209,17 @@ fn an_integer_mask_is_an_error_before_mlx_is_asked() {
 fn traced_functions_run_eagerly_on_mlx() {
     let Some(mlx) = mlx() else { return };
     let shared = Arc::new(mlx);
-    let chain = Jit::shared(shared.clone(), |x| vec![fast::einsum("ij,jk,kl->il", &[&x[0], &x[1], &x[2]])])
-        .with_policy(Policy::Deny);
+    let chain =
+        Jit::shared(shared.clone(), |x| vec![fast::einsum("ij,jk,kl->il", &[&x[0], &x[1], &x[2]])])
+            .with_policy(Policy::Deny);
     let (a, b) = (counting(&[2, 3]), counting(&[3, 2]));
     let y = chain.call(vec![a.clone(), b.clone(), a]).expect("it runs").remove(0);
     // [[0,1,2],[3,4,5]] [[0,1],[2,3],[4,5]] = [[10,13],[28,40]], times [[0,1,2],[3,4,5]].
     assert_eq!(y.to_f64(), [39.0, 62.0, 85.0, 120.0, 188.0, 256.0]);
-    let norm = Jit::shared(shared, |x| vec![fast::rms_norm(&x[0], None, 0.0)]).with_policy(Policy::Deny);
-    let y = norm.call(vec![Value::new([1, 2], vec![3f32, -3.0]).expect("it")]).expect("it").remove(0);
+    let norm =
+        Jit::shared(shared, |x| vec![fast::rms_norm(&x[0], None, 0.0)]).with_policy(Policy::Deny);
+    let y =
+        norm.call(vec![Value::new([1, 2], vec![3f32, -3.0]).expect("it")]).expect("it").remove(0);
     assert_eq!(y.to_f64(), [1.0, -1.0]);
 }
 
@@ -222,7 +233,8 @@ fn weights_cross_once_for_all_programs() {
     params.insert("half", half);
     let program = |rows: usize| {
         let graph = Graph::trace(&[f32s(&[rows, 1024])], |x| {
-            let (w, half) = (Tensor::param("w", w.clone()), Tensor::param("half", w.with_dtype(DType::F16)));
+            let (w, half) =
+                (Tensor::param("w", w.clone()), Tensor::param("half", w.with_dtype(DType::F16)));
             let y = fast::linear(&x[0], &w, None, Activation::Identity);
             // A weight of another type is widened once, when the program is made.
             vec![fast::linear(&y, &half, None, Activation::Identity)]

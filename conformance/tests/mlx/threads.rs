@@ -109,9 +109,10 @@ fn results_and_programs_may_end_on_other_threads() {
     let Some(mlx) = mlx() else { return };
     for k in 0..20 {
         let program = block(&mlx);
-        let value = std::thread::spawn(move || program.run(inputs(k, 1)).expect("it runs").remove(0))
-            .join()
-            .expect("a thread");
+        let value =
+            std::thread::spawn(move || program.run(inputs(k, 1)).expect("it runs").remove(0))
+                .join()
+                .expect("a thread");
         let again = value.to_f64();
         std::thread::spawn(move || drop(value)).join().expect("a thread");
         assert!(again.iter().all(|x| x.is_finite()));

@@ -59,6 +59,14 @@ impl Mlx {
         }
     }
 
+    /// On a GPU, if this machine may have one and MLX can use it. Cheap where it cannot have one:
+    /// nothing is looked for or loaded.
+    pub fn on_gpu() -> Option<Mlx> {
+        let metal = cfg!(all(target_os = "macos", target_arch = "aarch64"));
+        let possible = metal || Path::new("/dev/nvidiactl").exists();
+        possible.then(Mlx::new)?.ok().filter(|mlx| mlx.device == Device::Gpu)
+    }
+
     /// The same with no call of MLX's own: every Block is composed of primitives.
     pub fn without_fused(mut self) -> Mlx {
         self.fused = false;

@@ -4,7 +4,10 @@
 //! and a build of Frit must not need MLX, so it is compiled when MLX is first used (or by `frit
 //! setup mlx`) and kept under a name that says for what.
 
-use crate::{MlxError, find::{Installation, home}};
+use crate::{
+    MlxError,
+    find::{Installation, home},
+};
 use std::{
     env, fs,
     io::ErrorKind,
@@ -26,8 +29,10 @@ pub fn ensure(mlx: &Installation) -> Result<PathBuf, MlxError> {
         return Ok(path);
     }
     let folder = home();
-    let io = |doing, path: &Path, e: std::io::Error| {
-        MlxError::Io { doing, path: path.to_path_buf(), why: e.to_string() }
+    let io = |doing, path: &Path, e: std::io::Error| MlxError::Io {
+        doing,
+        path: path.to_path_buf(),
+        why: e.to_string(),
     };
     fs::create_dir_all(&folder).map_err(|e| io("create", &folder, e))?;
     let source = path.with_extension(format!("{}.cpp", std::process::id()));
@@ -36,7 +41,8 @@ pub fn ensure(mlx: &Installation) -> Result<PathBuf, MlxError> {
     let compiled = compile(mlx, &source, &output);
     // What is left of a failure helps nobody.
     let _ = fs::remove_file(&source);
-    let renamed = compiled.and_then(|()| fs::rename(&output, &path).map_err(|e| io("write", &path, e)));
+    let renamed =
+        compiled.and_then(|()| fs::rename(&output, &path).map_err(|e| io("write", &path, e)));
     let _ = fs::remove_file(&output);
     renamed.map(|()| path)
 }

@@ -44,9 +44,10 @@ impl Session {
 
     /// One number without axes.
     pub(crate) fn scalar(&self, dtype: DType, x: f64) -> Result {
-        let failed = |e: frit_graph::Error| MlxError::Call { call: "scalar", message: e.to_string() };
+        let failed =
+            |e: frit_graph::Error| MlxError::Call { call: "scalar", message: e.to_string() };
         let value = Value::from_f64(Spec::new(dtype, []), &[x]).map_err(failed)?;
-        self.from_value(&value)
+        self.array(&value)
     }
 
     pub(crate) fn contiguous(&self, x: &Array) -> Result {

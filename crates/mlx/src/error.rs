@@ -77,7 +77,9 @@ pub enum MlxError {
 
 fn advice() -> String {
     let extra = if cfg!(target_os = "macos") { "mlx" } else { "mlx[cpu]" };
-    format!("pip install \"{extra}=={VERSION}\", or set MLX_DIR to the folder of its include and lib")
+    format!(
+        "pip install \"{extra}=={VERSION}\", or set MLX_DIR to the folder of its include and lib"
+    )
 }
 
 impl From<MlxError> for frit_graph::Error {

@@ -73,7 +73,8 @@ pub fn fetched() -> PathBuf {
 /// When there is none, or one of another version.
 pub fn find() -> Result<Installation, MlxError> {
     if let Some(folder) = env::var_os("MLX_DIR").filter(|v| !v.is_empty()).map(PathBuf::from) {
-        let looked = format!("MLX_DIR is {}, without include/mlx and lib/{LIBRARY}", folder.display());
+        let looked =
+            format!("MLX_DIR is {}, without include/mlx and lib/{LIBRARY}", folder.display());
         return checked(&folder, "MLX_DIR").unwrap_or(Err(MlxError::NotFound { looked }));
     }
     // A wrong version in one place does not hide a right one in another.
@@ -157,6 +158,9 @@ mod tests {
         let error = checked(&folder, "a test").expect("an MLX").expect_err("of another version");
         let text = error.to_string();
         fs::remove_dir_all(&folder).expect("removed");
-        assert!(text.contains(&format!("is MLX 0.31.7, but Frit needs {VERSION}: pip install")), "{text}");
+        assert!(
+            text.contains(&format!("is MLX 0.31.7, but Frit needs {VERSION}: pip install")),
+            "{text}"
+        );
     }
 }

@@ -4,12 +4,14 @@
 use crate::{
     Mlx, MlxError,
     ffi::{Array, Session},
-    known::{self, Identity, Known},
     kernel::{Context, Guard, HOST, Kernel, Operand},
+    known::{self, Identity, Known},
     prim::{Primitive, iota},
     results,
 };
-use frit_graph::{DType, Error, Executable, Graph, Op, Params, Prim, Spec, Tensor, Value, reference};
+use frit_graph::{
+    DType, Error, Executable, Graph, Op, Params, Prim, Spec, Tensor, Value, reference,
+};
 use std::{collections::HashMap, sync::Arc};
 
 struct Step {
@@ -155,7 +157,8 @@ impl Builder {
                     let operand = |(k, i): (&Option<Arc<Known>>, &Option<usize>)| {
                         Some(Operand::of_array(k.as_ref()?.array.clone(), &self.specs[(*i)?]))
                     };
-                    let operands: Vec<Option<Operand>> = from.iter().zip(&inputs).map(operand).collect();
+                    let operands: Vec<Option<Operand>> =
+                        from.iter().zip(&inputs).map(operand).collect();
                     let refs: Vec<Option<&Operand>> = operands.iter().map(Option::as_ref).collect();
                     let mut c = Context::new(session);
                     let array = kernel.lower(&mut c, &refs)?;
@@ -225,7 +228,7 @@ impl Builder {
         let used = |place: &usize| last.contains_key(place);
         let known = known.into_iter().filter(|(p, _)| used(p));
         Ok(Plan {
-            mlx: mlx.clone(),
+            mlx: *mlx,
             places: specs.len(),
             known: known.map(|(p, k)| (p, k, specs[p].clone())).collect(),
             numbers: numbers.into_iter().filter(|(p, _)| used(p)).collect(),
@@ -244,7 +247,8 @@ impl Builder {
         for step in &self.steps {
             now += step.spec.bytes();
             peak = peak.max(now);
-            let computed = |p: &&usize| !self.known.contains_key(p) && !self.inputs.values().any(|i| i == *p);
+            let computed =
+                |p: &&usize| !self.known.contains_key(p) && !self.inputs.values().any(|i| i == *p);
             let freed = step.free.iter().filter(computed).map(|p| self.specs[*p].bytes());
             now = now.saturating_sub(freed.sum());
             if !last.contains_key(&step.out) {
@@ -327,7 +331,9 @@ impl Executable for Plan {
         for (exit, same) in self.exits.iter().zip(same) {
             match (exit, same, exit.needs_array().then(|| arrays.next()).flatten()) {
                 (_, Some(value), _) => out.push(value),
-                (Exit::Place(_, spec), _, Some(a)) => out.push(results::value_of(&session, &a, spec)?),
+                (Exit::Place(_, spec), _, Some(a)) => {
+                    out.push(results::value_of(&session, &a, spec)?)
+                }
                 _ => return Err(Error::Run("an output was not computed".into())),
             }
         }
@@ -354,8 +360,10 @@ impl Step {
         let x: Vec<Option<&Operand>> =
             self.inputs.iter().map(|i| i.and_then(|i| places[i].as_ref())).collect();
         if let Some(prim) = &self.on_host {
-            let hosts: Option<Vec<&Value>> =
-                x.iter().map(|o| o.and_then(|o| o.host()).filter(|v| v.dtype() != DType::F64)).collect();
+            let hosts: Option<Vec<&Value>> = x
+                .iter()
+                .map(|o| o.and_then(|o| o.host()).filter(|v| v.dtype() != DType::F64))
+                .collect();
             if let Some(hosts) = hosts {
                 return Ok(Operand::of_value(reference::eval(prim, &self.spec, &hosts)?));
             }

@@ -17,7 +17,9 @@ impl Kernel for Primitive {
         let (s, out) = (c.session, &self.out);
         let operands: Vec<&Operand> = x.iter().flatten().copied().collect();
         let arrays = operands.iter().map(|o| o.array(s)).collect::<Result<Vec<_>, _>>()?;
-        let a = |i: usize| arrays.get(i).ok_or_else(|| Error::Run(format!("{} lacks an operand", self.prim)));
+        let a = |i: usize| {
+            arrays.get(i).ok_or_else(|| Error::Run(format!("{} lacks an operand", self.prim)))
+        };
         Ok(match &self.prim {
             Prim::Gather(axis) => {
                 let extent = operands[0].spec.shape[*axis];

@@ -56,7 +56,7 @@ pub(crate) fn value_of(session: &Session, array: &Array, spec: &Spec) -> Result<
 /// The array of a value: its own if it has one.
 pub(crate) fn array_of(session: &Session, value: &Value) -> Result<Array, MlxError> {
     let found = known().get(&value.id()).and_then(Weak::upgrade);
-    let Some(kept) = found else { return session.from_value(value) };
+    let Some(kept) = found else { return session.array(value) };
     let array = kept.contents.array().clone();
     // A value may have been given another shape.
     if array.dtype() == value.dtype() && array.shape() == value.shape() {
@@ -67,7 +67,7 @@ pub(crate) fn array_of(session: &Session, value: &Value) -> Result<Array, MlxErr
     }
     // In another type it is copied, so that no array waits for another's memory.
     match Value::from_bytes(value.spec().clone(), value.bytes()) {
-        Ok(copy) => session.from_value(&copy),
-        Err(e) => Err(MlxError::Call { call: "from_value", message: e.to_string() }),
+        Ok(copy) => session.array(&copy),
+        Err(e) => Err(MlxError::Call { call: "array", message: e.to_string() }),
     }
 }

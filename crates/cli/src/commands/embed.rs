@@ -94,7 +94,7 @@ pub fn run(args: &EmbedArgs, out: &mut Out) -> Result<Verdict, Failure> {
         Some(folder) => folder.clone(),
         None => assets::ensure(&ALL_MINILM_L6_V2, false)?,
     };
-    let backend = args.machine.backend(&args.machine.threads.pool());
+    let backend = args.machine.backend(&args.machine.threads.pool())?;
     let options = LoadOptions { rules: args.machine.rules(), ..LoadOptions::default() };
     let mut embedder = TextEmbedder::open(&folder, backend, options)?;
     if let Some(pooling) = args.pooling {

@@ -96,7 +96,7 @@ pub fn run(args: &ForwardArgs, out: &mut Out) -> Result<Verdict, Failure> {
         Failure::Input(format!("{model}: {what}; supported: {names}"))
     })?;
     let inputs = safetensors::read(&args.inputs)?;
-    let backend = args.machine.backend(&args.machine.threads.pool());
+    let backend = args.machine.backend(&args.machine.threads.pool())?;
     let outputs = forward(&Run { args, checkpoint, inputs, backend })?;
     let tensors: Vec<(&str, &Value)> = outputs.iter().map(|(name, value)| (*name, value)).collect();
     frit::load::write(&args.out, &tensors, &BTreeMap::new())?;

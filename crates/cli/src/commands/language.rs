@@ -156,7 +156,8 @@ impl Language {
                 CacheType::F16 => DType::F16,
             },
         };
-        let model = Llama::from_checkpoint(&checkpoint, running.machine.backend(&pool), options)?;
+        let backend = running.machine.backend(&pool)?;
+        let model = Llama::from_checkpoint(&checkpoint, backend, options)?;
         let generator = TextGenerator::new(model, tokenizer);
         Ok(Language { generator, ends, threads: pool.threads(), running: running.clone() })
     }

@@ -109,7 +109,7 @@ pub fn run(args: &RunArgs, out: &mut Out) -> Result<Verdict, Failure> {
     let rules = if args.machine.composed { Vec::new() } else { recognisers() };
     let (graph, found) = recognise(&graph, &rules)?;
     let pool = args.machine.threads.pool();
-    let backend = args.machine.backend(&pool);
+    let backend = args.machine.backend(&pool)?;
     let program = compile(&graph, &*backend, &params, Policy::Allow)?;
     let in_order = model.inputs().iter().filter_map(|p| inputs.remove(&p.name)).collect();
     let start = Instant::now();

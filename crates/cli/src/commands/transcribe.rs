@@ -130,7 +130,7 @@ pub fn run(args: &TranscribeArgs, out: &mut Out) -> Result<Verdict, Failure> {
     };
     let pool = args.machine.threads.pool();
     let checkpoint = Checkpoint::open(&folder)?;
-    let backend = args.machine.backend(&pool);
+    let backend = args.machine.backend(&pool)?;
     let mut model = checkpoint.model(backend, args.machine.rules(), Policy::Allow);
     let options = options(args, checkpoint.options(pool.threads()));
     let (codec, special) = (&checkpoint.tokenizer, checkpoint.tokenizer.special());

@@ -1,10 +1,6 @@
 //! Arrays of MLX and their elements on the host.
 
-use super::{
-    Library, Session,
-    library::Held,
-    symbols::Raw,
-};
+use super::{Library, Session, library::Held, symbols::Raw};
 use crate::MlxError;
 use frit_graph::{DType, Value};
 use std::{ffi::c_void, ptr::NonNull, sync::Arc};
@@ -75,7 +71,7 @@ pub(crate) fn code(dtype: DType) -> i64 {
 
 /// Called by MLX, on any thread, when it needs the bytes of a value no more.
 unsafe extern "C" fn release(context: *mut c_void) {
-    // SAFETY: the pointer is that of the box made in `from_value`, and MLX calls this once.
+    // SAFETY: the pointer is that of the box made in `Session::array`, and MLX calls this once.
     drop(unsafe { Box::from_raw(context.cast::<Value>()) });
 }
 
@@ -97,7 +93,7 @@ impl Session {
 
     /// The elements of a value as an array: read where they lie if the device can, copied once
     /// otherwise.
-    pub(crate) fn from_value(&self, value: &Value) -> Result<Array, MlxError> {
+    pub(crate) fn array(&self, value: &Value) -> Result<Array, MlxError> {
         let dims: Vec<i64> = value.shape().iter().map(|&d| d as i64).collect();
         let code = i32::try_from(code(value.dtype())).unwrap_or(-1);
         let data = value.bytes().as_ptr().cast::<c_void>();
@@ -106,7 +102,14 @@ impl Session {
         // SAFETY: the lock is held; the bytes are as many as type and shape say, and live until
         // `release` is called with the box. MLX writes only over memory that it has allocated.
         let raw = unsafe {
-            (self.library.symbols.from_bytes)(data, dims.as_ptr(), dims.len(), code, release, context)
+            (self.library.symbols.from_bytes)(
+                data,
+                dims.as_ptr(),
+                dims.len(),
+                code,
+                release,
+                context,
+            )
         };
         self.own(raw, "from_bytes")
     }

@@ -27,7 +27,8 @@ impl MlxKernel for LayerNorm {
         if s.device() == Device::Cpu && out.dtype == DType::F32 && out.numel() > 0 {
             x = s.binary(Binary::Sub, &x, &s.first(&x, out.rank() - 1, 1)?)?;
         }
-        let (w, b) = (i.weight.map(|w| w.array(s)).transpose()?, i.bias.map(|b| b.array(s)).transpose()?);
+        let (w, b) =
+            (i.weight.map(|w| w.array(s)).transpose()?, i.bias.map(|b| b.array(s)).transpose()?);
         Ok(s.call(Call::LayerNorm, &[Some(&x), w.as_ref(), b.as_ref()], &[], &[self.eps], "")?)
     }
 }

@@ -28,7 +28,8 @@ impl MlxKernel for Linear {
         let rows: usize = out.shape[..out.rank() - 1].iter().product();
         if k == 0 || rows * n == 0 {
             let y = s.zeros(&Spec::new(DType::F32, [rows, n]))?;
-            let y = i.bias.map_or(Ok(y.clone()), |b| s.add(&y, &s.cast(&b.array(s)?, DType::F32)?))?;
+            let y =
+                i.bias.map_or(Ok(y.clone()), |b| s.add(&y, &s.cast(&b.array(s)?, DType::F32)?))?;
             return Ok(s.reshape(&activate(s, self.activation, &y)?, &out.shape)?);
         }
         let x = s.reshape(&i.x.array(s)?, &[rows, k])?;
@@ -51,7 +52,9 @@ pub(super) fn activate(s: &Session, f: Activation, x: &Array) -> Result<Array, E
     };
     Ok(match f {
         Activation::Identity => x.clone(),
-        Activation::Gelu(GeluForm::Erf) => half_of(&s.unary(Unary::Erf, &s.scaled(x, FRAC_1_SQRT_2)?)?)?,
+        Activation::Gelu(GeluForm::Erf) => {
+            half_of(&s.unary(Unary::Erf, &s.scaled(x, FRAC_1_SQRT_2)?)?)?
+        }
         Activation::Gelu(GeluForm::Tanh) => {
             let cube = s.mul(&s.mul(x, x)?, x)?;
             let inner = s.add(x, &s.scaled(&cube, 0.044715)?)?;

@@ -18,18 +18,24 @@ use crate::kernel::{Fused, Kernel, MlxKernel, declined};
 use frit_graph::{Decline, DynBlock, Operands, Spec};
 use std::any::TypeId;
 
+type Accept = fn(&dyn DynBlock, &[Option<&Spec>]) -> Result<(), Decline>;
+type Make = fn(&dyn DynBlock, &Spec) -> Option<Box<dyn Kernel>>;
+
 /// A kernel with its type erased.
 pub(crate) struct Entry {
     pub(crate) block: fn() -> TypeId,
-    pub(crate) accept: fn(&dyn DynBlock, &[Option<&Spec>]) -> Result<(), Decline>,
-    pub(crate) make: fn(&dyn DynBlock, &Spec) -> Option<Box<dyn Kernel>>,
+    pub(crate) accept: Accept,
+    pub(crate) make: Make,
 }
 
 impl Entry {
     const fn of<B: MlxKernel>() -> Entry {
         Entry {
             block: TypeId::of::<B>,
-            accept: |block, inputs| match (block.downcast::<B>(), B::Inputs::unflatten(inputs.to_vec())) {
+            accept: |block, inputs| match (
+                block.downcast::<B>(),
+                B::Inputs::unflatten(inputs.to_vec()),
+            ) {
                 (Some(block), Some(inputs)) => block.accept(&inputs),
                 _ => declined("a required operand is absent"),
             },

@@ -99,7 +99,7 @@ fn near(
             // A rotation is linear.
             let factor = |i: usize| if i < rope.dims { amplitude as f32 } else { 1.0 };
             let factors = Value::new([e.size], (0..e.size).map(factor).collect::<Vec<f32>>())?;
-            s.mul(&s.cast(x, DType::F32)?, &s.from_value(&factors)?)?
+            s.mul(&s.cast(x, DType::F32)?, &s.array(&factors)?)?
         }
     };
     let given = i.inv_freqs.map(|f| f.array(s)).transpose()?;
@@ -127,7 +127,8 @@ fn near(
                 Some(offset) => offset.array(s)?,
                 None => s.scalar(DType::I32, 0.0)?,
             };
-            let y = s.reshape(&rotate(&x, &at)?, &[e.batch, e.before, e.after, e.tokens, e.size])?;
+            let y =
+                s.reshape(&rotate(&x, &at)?, &[e.batch, e.before, e.after, e.tokens, e.size])?;
             s.transpose(&y, &[0, 1, 3, 2, 4])?
         }
     })
@@ -158,7 +159,7 @@ fn far(
                 let row = |p: &f64| inverse.iter().map(move |w| f(p * rope.scale * w)).collect();
                 let rows: Vec<Vec<f64>> = positions.iter().map(row).collect();
                 let numbers = rows.concat().iter().map(|v| (v * rope.amplitude) as f32).collect();
-                Ok(s.from_value(&Value::new(shape, numbers)?)?)
+                Ok(s.array(&Value::new(shape, numbers)?)?)
             };
             let made = (table(f64::cos)?, table(f64::sin)?);
             c.tables.insert(key, made.clone());

@@ -65,7 +65,8 @@ impl MlxKernel for ScaledDotProductAttention {
         });
         // Without lengths, a single row sees all keys up to its own place: the last.
         let causal = self.causal && (t > 1 || lengths.is_some());
-        let alone = lengths.is_none() && mask.is_none() && key_mask.is_none() && self.window.is_none();
+        let alone =
+            lengths.is_none() && mask.is_none() && key_mask.is_none() && self.window.is_none();
         let word = causal && alone && t <= keys;
         if (causal && !word) || self.window.is_some() {
             let row = s.reshape(&s.count(t, DType::I32)?, &[1, 1, t, 1])?;
@@ -77,8 +78,10 @@ impl MlxKernel for ScaledDotProductAttention {
                 masks.also(s.compare(Compare::Le, &column, &row)?)?;
             }
             if let Some((left, right)) = self.window {
-                let bound = |n: usize, sign: f64| s.scalar(DType::I32, sign * n.min(1 << 29) as f64);
-                let (first, last) = (s.add(&row, &bound(left, -1.0)?)?, s.add(&row, &bound(right, 1.0)?)?);
+                let bound =
+                    |n: usize, sign: f64| s.scalar(DType::I32, sign * n.min(1 << 29) as f64);
+                let (first, last) =
+                    (s.add(&row, &bound(left, -1.0)?)?, s.add(&row, &bound(right, 1.0)?)?);
                 masks.also(s.compare(Compare::Ge, &column, &first)?)?;
                 masks.also(s.compare(Compare::Le, &column, &last)?)?;
             }

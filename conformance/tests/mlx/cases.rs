@@ -24,11 +24,6 @@ fn wider(case: &DynCase, dtype: DType) -> Option<((f64, f64), &'static str)> {
     match (case.op, dtype) {
         (_, DType::F16) => Some(((2e-3, 2e-3), rounds)),
         (_, DType::BF16) => Some(((1.6e-2, 1.6e-2), rounds)),
-        ("layer_norm", DType::F32) => {
-            Some(((1e-5, 2e-5), "a CPU adds up one number after the other"))
-        }
-        // Up to position 1024; farther ones are exact.
-        ("rope", DType::F32) => Some(((0.0, 1e-4), "angles are computed in f32")),
         _ => None,
     }
 }

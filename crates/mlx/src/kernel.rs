@@ -103,12 +103,12 @@ impl GuardKind {
 pub(crate) struct Context<'a> {
     pub(crate) session: &'a Session,
     pub(crate) guards: Vec<Guard>,
-    /// Cosines and sines of rotary embeddings, which all layers share.
+    /// What rotary embeddings are made by, which all layers share.
     pub(crate) tables: Tables,
 }
 
-/// Arrays of cosines and sines by the bits of positions, frequencies and amplitude.
-pub(crate) type Tables = HashMap<Vec<u64>, (Array, Array)>;
+/// Small arrays by the bits of the numbers that they are made of.
+pub(crate) type Tables = HashMap<Vec<u64>, Array>;
 
 impl<'a> Context<'a> {
     pub(crate) fn new(session: &'a Session) -> Context<'a> {

@@ -1,24 +1,35 @@
 //! `mx::fast::rope`.
 //!
 //! MLX's call rotates axis -2 and knows one offset a row, after which positions follow one another.
-//! Positions in any order are said by making every token a row of its own. MLX wants the
-//! reciprocals of inverse frequencies.
+//! Positions in any order are said by making every token a row of its own. MLX takes frequencies as
+//! the reciprocals of inverse frequencies.
 //!
-//! MLX computes angles in f32, which is wrong by up to 2^-24 of the position. So its call is used
-//! near the start ([`NEAR`]), where that is less than 1e-4, and angles of farther positions are
-//! computed in f64 on the host, once for all layers. Positions are therefore looked at when a program
-//! runs: they are inputs of every model.
+//! It computes angles in f32, which is wrong by 1e-7 of the position and more; angles must be exact
+//! at any position. So:
+//!
+//! - one position for all (a step of decoding): the exact angles, less their whole turns, are given
+//!   as frequencies, and the offset is 1;
+//! - positions near the start, as far as the type of `x` can tell the difference: a call;
+//! - others: exact cosines and sines from the host, made once for all layers, and MLX's operations.
+//!
+//! Positions are therefore looked at when a program runs: they are inputs of every model.
 
 use crate::{
-    MlxError,
-    ffi::{Array, Call, Session},
+    ffi::{Array, Call},
     kernel::{Context, MlxKernel, Operand},
 };
 use frit_graph::{Binary, DType, Decline, Error, Spec, Value};
 use frit_ops::{Rope, RopeInputs, RopeLayout, SequenceAxis};
+use std::f64::consts::TAU;
 
-/// MLX's own call is used for positions (times the scale) up to this.
-const NEAR: f64 = 1024.0;
+/// The farthest position (times the scale) that is near the start.
+fn near(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 16.0,
+        // There, 1e-4 is lost in the rounding of the result.
+        _ => 1024.0,
+    }
+}
 
 /// The extents of `x` as `[batch, before, tokens, after, size]`: heads stand on either side of the
 /// sequence.
@@ -67,7 +78,7 @@ impl MlxKernel for Rope {
             return Ok(s.zeros(out)?);
         }
         let e = Extents::of(self, &out.shape);
-        // One row of positions, or one for each row of the batch.
+        // One row of positions, or one for each row of the batch; the scale is in the frequencies.
         let positions: Vec<f64> = match (i.position_ids, i.offset) {
             (Some(p), _) => p.numbers(s)?,
             (None, offset) => {
@@ -76,23 +87,61 @@ impl MlxKernel for Rope {
                 starts.iter().flat_map(row).collect()
             }
         };
+        let inverse: Vec<f64> = match i.inv_freqs {
+            Some(f) => f.numbers(s)?,
+            None => self.inverse_frequencies(),
+        };
+        let inverse: Vec<f64> = inverse.iter().map(|w| w * self.scale).collect();
         let x = s.reshape(&i.x.array(s)?, &e.shape())?;
-        let y = match positions.iter().all(|p| (p * self.scale).abs() <= NEAR) {
-            true => near(self, s, &i, &x, &e)?,
-            false => far(self, c, &i, &x, &e, &positions)?,
+        let first = positions[0];
+        let y = if positions.iter().all(|p| *p == first) {
+            let turned = |w: &f64| (first * w) - (first * w / TAU).round() * TAU;
+            let angles: Vec<f64> = inverse.iter().map(turned).collect();
+            call(self, c, &x, &e, &angles, &vec![1.0; e.batch * e.tokens])?
+        } else if positions.iter().all(|p| (p * self.scale).abs() <= near(out.dtype)) {
+            let each: Vec<f64> =
+                positions.iter().cycle().take(e.batch * e.tokens).copied().collect();
+            call(self, c, &x, &e, &inverse, &each)?
+        } else {
+            tables(self, c, &x, &e, &inverse, &positions)?
         };
         Ok(s.reshape(&y, &out.shape)?)
     }
 }
 
-/// By MLX's own call.
-fn near(
+/// An array of these numbers, made once a run.
+fn shared(
+    c: &mut Context<'_>,
+    kind: u64,
+    from: &[&[f64]],
+    make: impl FnOnce() -> Result<Value, Error>,
+) -> Result<Array, Error> {
+    let bits = from.iter().flat_map(|part| part.iter().map(|n| n.to_bits()).chain([u64::MAX]));
+    let key: Vec<u64> = bits.chain([kind]).collect();
+    if let Some(array) = c.tables.get(&key) {
+        return Ok(array.clone());
+    }
+    let array = c.session.array(&make()?)?;
+    c.tables.insert(key, array.clone());
+    Ok(array)
+}
+
+/// By MLX's own call, of every token as a row of its own.
+fn call(
     rope: &Rope,
-    s: &Session,
-    i: &RopeInputs<&Operand>,
+    c: &mut Context<'_>,
     x: &Array,
     e: &Extents,
+    inverse: &[f64],
+    positions: &[f64],
 ) -> Result<Array, Error> {
+    let s = c.session;
+    let freqs = shared(c, 0, &[inverse], || {
+        Value::new([inverse.len()], inverse.iter().map(|w| (1.0 / w) as f32).collect::<Vec<_>>())
+    })?;
+    let offsets = shared(c, 1, &[positions], || {
+        Value::new([positions.len()], positions.iter().map(|&p| p as i32).collect::<Vec<_>>())
+    })?;
     let x = match rope.amplitude {
         1.0 => x.clone(),
         amplitude => {
@@ -102,75 +151,39 @@ fn near(
             s.mul(&s.cast(x, DType::F32)?, &s.array(&factors)?)?
         }
     };
-    let given = i.inv_freqs.map(|f| f.array(s)).transpose()?;
-    let reciprocal = |f: Array| s.binary(Binary::Div, &s.scalar(DType::F32, 1.0)?, &f);
-    let freqs = given.map(reciprocal).transpose()?;
-    let rotate = |x: &Array, offset: &Array| -> Result<Array, MlxError> {
-        let options = [rope.dims as i64, (rope.layout == RopeLayout::Interleaved).into()];
-        let offset = s.cast(offset, DType::I32)?;
-        let operands = [Some(x), Some(&offset), freqs.as_ref()];
-        s.call(Call::Rope, &operands, &options, &[rope.base, rope.scale], "")
-    };
-    let heads = e.before * e.after;
-    Ok(match (i.position_ids, i.offset) {
-        (Some(positions), _) => {
-            let rows = e.batch * e.tokens;
-            let x = s.reshape(&s.transpose(&x, &[0, 2, 1, 3, 4])?, &[rows, heads, 1, e.size])?;
-            let y = rotate(&x, &s.reshape(&positions.array(s)?, &[rows])?)?;
-            let y = s.reshape(&y, &[e.batch, e.tokens, e.before, e.after, e.size])?;
-            s.transpose(&y, &[0, 2, 1, 3, 4])?
-        }
-        (None, offset) => {
-            let x = s.transpose(&x, &[0, 1, 3, 2, 4])?;
-            let x = s.reshape(&x, &[e.batch, heads, e.tokens, e.size])?;
-            let at = match offset {
-                Some(offset) => offset.array(s)?,
-                None => s.scalar(DType::I32, 0.0)?,
-            };
-            let y =
-                s.reshape(&rotate(&x, &at)?, &[e.batch, e.before, e.after, e.tokens, e.size])?;
-            s.transpose(&y, &[0, 1, 3, 2, 4])?
-        }
-    })
+    let (rows, heads) = (e.batch * e.tokens, e.before * e.after);
+    let x = s.reshape(&s.transpose(&x, &[0, 2, 1, 3, 4])?, &[rows, heads, 1, e.size])?;
+    let options = [rope.dims as i64, (rope.layout == RopeLayout::Interleaved).into()];
+    let operands = [Some(&x), Some(&offsets), Some(&freqs)];
+    let y = s.call(Call::Rope, &operands, &options, &[rope.base, 1.0], "")?;
+    let y = s.reshape(&y, &[e.batch, e.tokens, e.before, e.after, e.size])?;
+    Ok(s.transpose(&y, &[0, 2, 1, 3, 4])?)
 }
 
-/// By tables of exact cosines and sines.
-fn far(
+/// By exact cosines and sines.
+fn tables(
     rope: &Rope,
     c: &mut Context<'_>,
-    i: &RopeInputs<&Operand>,
     x: &Array,
     e: &Extents,
+    inverse: &[f64],
     positions: &[f64],
 ) -> Result<Array, Error> {
-    let s = c.session;
-    let inverse = match i.inv_freqs {
-        Some(f) => f.numbers(s)?,
-        None => rope.inverse_frequencies(),
+    let (s, half) = (c.session, inverse.len());
+    let shape = [positions.len() / e.tokens, 1, e.tokens, 1, half];
+    let mut table = |kind: u64, f: fn(f64) -> f64| {
+        shared(c, kind, &[inverse, positions, &[rope.amplitude, e.tokens as f64]], || {
+            let row = |p: &f64| inverse.iter().map(move |w| f(p * w)).collect();
+            let rows: Vec<Vec<f64>> = positions.iter().map(row).collect();
+            let numbers = rows.concat().iter().map(|v| (v * rope.amplitude) as f32).collect();
+            Value::new::<f32>(shape, numbers)
+        })
     };
-    let half = inverse.len();
-    let numbers = positions.iter().chain(&inverse).chain([&rope.scale, &rope.amplitude]);
-    let key: Vec<u64> = numbers.map(|n| n.to_bits()).chain([e.tokens as u64]).collect();
-    let (cos, sin) = match c.tables.get(&key) {
-        Some(tables) => tables.clone(),
-        None => {
-            let shape = [positions.len() / e.tokens, 1, e.tokens, 1, half];
-            let table = |f: fn(f64) -> f64| -> Result<Array, Error> {
-                let row = |p: &f64| inverse.iter().map(move |w| f(p * rope.scale * w)).collect();
-                let rows: Vec<Vec<f64>> = positions.iter().map(row).collect();
-                let numbers = rows.concat().iter().map(|v| (v * rope.amplitude) as f32).collect();
-                Ok(s.array(&Value::new(shape, numbers)?)?)
-            };
-            let made = (table(f64::cos)?, table(f64::sin)?);
-            c.tables.insert(key, made.clone());
-            made
-        }
-    };
+    let (cos, sin) = (table(2, f64::cos)?, table(3, f64::sin)?);
     let x = s.cast(x, DType::F32)?;
-    let part = |start: usize, step: usize, n: usize| {
-        let [b, before, tokens, after, _] = e.shape();
-        let (from, by) = ([0, 0, 0, 0, start], [1, 1, 1, 1, step as isize]);
-        s.slice(&x, &from, &by, &[b, before, tokens, after, n])
+    let [batch, before, tokens, after, _] = e.shape();
+    let part = |start: usize, step: isize, n: usize| {
+        s.slice(&x, &[0, 0, 0, 0, start], &[1, 1, 1, 1, step], &[batch, before, tokens, after, n])
     };
     let interleaved = rope.layout == RopeLayout::Interleaved;
     let (a, b) = match interleaved {
@@ -181,13 +194,12 @@ fn far(
     let v = s.add(&s.mul(&a, &sin)?, &s.mul(&b, &cos)?)?;
     let mut turned = s.concat(&[&u, &v], 4)?;
     if interleaved {
-        let [batch, before, tokens, after, _] = e.shape();
-        let pairs = [batch, before, tokens, after, 2, half];
-        let swapped = s.transpose(&s.reshape(&turned, &pairs)?, &[0, 1, 2, 3, 5, 4])?;
-        turned = s.reshape(&swapped, &[batch, before, tokens, after, rope.dims])?;
+        let pairs = s.reshape(&turned, &[batch, before, tokens, after, 2, half])?;
+        let pairs = s.transpose(&pairs, &[0, 1, 2, 3, 5, 4])?;
+        turned = s.reshape(&pairs, &[batch, before, tokens, after, rope.dims])?;
     }
-    if rope.dims == e.size {
-        return Ok(turned);
+    match e.size - rope.dims {
+        0 => Ok(turned),
+        rest => Ok(s.concat(&[&turned, &part(rope.dims, 1, rest)?], 4)?),
     }
-    Ok(s.concat(&[&turned, &part(rope.dims, 1, e.size - rope.dims)?], 4)?)
 }

@@ -13,10 +13,20 @@ use frit::graph::{
 };
 use frit::ops::DynCase;
 
+use crate::floor::{Limits, Traffic};
+use crate::peers::Peer;
+
 /// A sample lasts at least this long, so that the clock's own cost does not count.
 const SAMPLE: Duration = Duration::from_micros(200);
 /// No sample takes more runs than this.
 const MOST_RUNS: u128 = 1000;
+
+/// After a peer's turn: its threads may spin for a while.
+pub const PAUSE: Duration = Duration::from_millis(5);
+/// A peer that has used as many seconds as one of ours may takes no part in further rounds...
+const PATIENCE: f64 = 3.0;
+/// ... if it has taken part in so many.
+const FEWEST: usize = 3;
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,6 +45,9 @@ impl Default for Effort {
 
 /// A contestant: something that can be done again and again.
 pub type Contestant<'a, E> = &'a mut dyn FnMut() -> Result<(), E>;
+
+/// A contestant that measures itself: the seconds of one run, or `None` when it has had enough.
+pub type Sampler<'a, E> = &'a mut dyn FnMut() -> Result<Option<f64>, E>;
 
 /// Runs the contestants in turn and gives the seconds that a run of each took, a number for each
 /// round. Each runs once before to warm up.
@@ -55,28 +68,65 @@ pub fn in_turn<E>(
     contestants: &mut [Contestant<'_, E>],
     effort: Effort,
 ) -> Result<Vec<Vec<f64>>, E> {
-    let mut runs = Vec::new();
+    let mut stopwatches = Vec::new();
     for contestant in contestants.iter_mut() {
-        contestant()?;
-        let started = Instant::now();
-        contestant()?;
-        let once = started.elapsed().as_nanos().max(1);
-        runs.push(SAMPLE.as_nanos().div_ceil(once).clamp(1, MOST_RUNS) as u32);
+        stopwatches.push(Stopwatch::warm(*contestant)?);
     }
-    let mut times = vec![Vec::new(); contestants.len()];
+    let mut samplers: Vec<_> =
+        stopwatches.iter_mut().map(|s| move || s.sample().map(Some)).collect();
+    let mut samplers: Vec<Sampler<'_, E>> =
+        samplers.iter_mut().map(|s| s as Sampler<'_, E>).collect();
+    rounds(&mut samplers, effort)
+}
+
+/// Takes a sample of each in turn, round by round, and gives the samples of each.
+///
+/// # Errors
+/// What a sampler says.
+pub fn rounds<E>(samplers: &mut [Sampler<'_, E>], effort: Effort) -> Result<Vec<Vec<f64>>, E> {
+    let mut times = vec![Vec::new(); samplers.len()];
     let started = Instant::now();
     let mut round = 0;
     while round < effort.rounds || started.elapsed().as_secs_f64() < effort.seconds {
-        for ((contestant, &runs), times) in contestants.iter_mut().zip(&runs).zip(&mut times) {
-            let started = Instant::now();
-            for _ in 0..runs {
-                contestant()?;
-            }
-            times.push(started.elapsed().as_secs_f64() / f64::from(runs));
+        for (sampler, times) in samplers.iter_mut().zip(&mut times) {
+            times.extend(sampler()?);
         }
         round += 1;
     }
     Ok(times)
+}
+
+/// Times batches of runs of a contestant.
+pub struct Stopwatch<'a, E> {
+    contestant: Contestant<'a, E>,
+    runs: u32,
+}
+
+impl<'a, E> Stopwatch<'a, E> {
+    /// Runs the contestant twice: to warm up, and to see how many runs make a sample.
+    ///
+    /// # Errors
+    /// What the contestant says.
+    pub fn warm(contestant: Contestant<'a, E>) -> Result<Stopwatch<'a, E>, E> {
+        contestant()?;
+        let started = Instant::now();
+        contestant()?;
+        let once = started.elapsed().as_nanos().max(1);
+        let runs = SAMPLE.as_nanos().div_ceil(once).clamp(1, MOST_RUNS) as u32;
+        Ok(Stopwatch { contestant, runs })
+    }
+
+    /// Seconds of one run.
+    ///
+    /// # Errors
+    /// What the contestant says.
+    pub fn sample(&mut self) -> Result<f64, E> {
+        let started = Instant::now();
+        for _ in 0..self.runs {
+            (self.contestant)()?;
+        }
+        Ok(started.elapsed().as_secs_f64() / f64::from(self.runs))
+    }
 }
 
 /// The middle number, or the mean of the two in the middle; NaN of none.
@@ -130,7 +180,7 @@ pub fn program(case: &DynCase, dtype: DType, backend: &dyn Backend) -> Result<Pr
     compile(&graph, backend, &Params::new(), Policy::Allow)
 }
 
-/// Composed against fused.
+/// Composed against fused, and against others.
 #[derive(Clone, Debug)]
 pub struct Comparison {
     /// The case.
@@ -145,6 +195,11 @@ pub struct Comparison {
     pub composed_us: f64,
     /// Median of the fused program, in microseconds.
     pub fused_us: f64,
+    /// What this machine needs for it at the least, in microseconds: the larger of moving its
+    /// bytes, measured in the same rounds, and doing its arithmetic as fast as a large product.
+    pub floor_us: f64,
+    /// Peers: median microseconds, or why there are none.
+    pub peers: Vec<(&'static str, Result<Timed, String>)>,
     /// The largest absolute difference of the two results.
     pub max_abs_diff: f64,
     /// Why the backend has not one kernel for it, if it has not.
@@ -153,6 +208,15 @@ pub struct Comparison {
     pub flops: Option<f64>,
     /// Bytes that a run must read and write at least.
     pub bytes: usize,
+}
+
+/// A peer's time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timed {
+    /// Median, in microseconds.
+    pub us: f64,
+    /// Whether it takes several calls.
+    pub composed: bool,
 }
 
 impl Comparison {
@@ -173,9 +237,31 @@ impl Comparison {
     pub fn gigabytes(&self) -> f64 {
         self.bytes as f64 / self.fused_us / 1e3
     }
+
+    /// How near the fused program is to the floor; 1 is at it.
+    #[must_use]
+    pub fn floor_fraction(&self) -> f64 {
+        self.floor_us / self.fused_us
+    }
+
+    /// A peer's microseconds.
+    #[must_use]
+    pub fn peer(&self, name: &str) -> Option<f64> {
+        let at = self.peers.iter().find(|(peer, _)| *peer == name)?;
+        at.1.as_ref().ok().map(|timed| timed.us)
+    }
+
+    /// How many times as fast as the fastest peer the fused program is.
+    #[must_use]
+    pub fn best_peer_ratio(&self) -> Option<f64> {
+        let times = self.peers.iter().filter_map(|(_, timed)| timed.as_ref().ok());
+        let best = times.map(|t| t.us).min_by(f64::total_cmp)?;
+        Some(best / self.fused_us)
+    }
 }
 
-/// Times a case composed and fused on the same threads.
+/// Times a case composed and fused on the same threads, beside what the machine needs at the least
+/// and the peers that can do it.
 ///
 /// # Errors
 /// What the graph or the backend says.
@@ -184,17 +270,45 @@ pub fn compare(
     dtype: DType,
     pool: &Pool,
     effort: Effort,
+    limits: &Limits,
+    peers: &mut [Peer],
 ) -> Result<Comparison, Error> {
     let composed = program(case, dtype, &Cpu::on(pool.clone()).without_fused())?;
     let fused = program(case, dtype, &Cpu::on(pool.clone()))?;
-    let inputs: Vec<Value> = case.values(dtype).into_iter().flatten().collect();
+    let values = case.values(dtype);
+    let inputs: Vec<Value> = values.iter().flatten().cloned().collect();
     let (a, b) = (composed.run(inputs.clone())?, fused.run(inputs.clone())?);
-    let times = in_turn(
-        &mut [&mut || composed.run(inputs.clone()).map(drop), &mut || {
-            fused.run(inputs.clone()).map(drop)
-        }],
-        effort,
-    )?;
+    let written = b.iter().map(|v| v.bytes().len()).sum::<usize>();
+    let mut bytes = Traffic::new(pool, case.bytes(dtype).saturating_sub(written), written);
+
+    let mut one = || composed.run(inputs.clone()).map(drop);
+    let mut other = || fused.run(inputs.clone()).map(drop);
+    let mut least = || {
+        bytes.run();
+        Ok(())
+    };
+    let mut ours =
+        [Stopwatch::warm(&mut one)?, Stopwatch::warm(&mut other)?, Stopwatch::warm(&mut least)?];
+    let mut ready: Vec<Result<bool, String>> = peers
+        .iter_mut()
+        .map(|peer| peer.make(case, dtype, &values, &b[0]).map_err(|e| e.to_string()))
+        .collect();
+    let mut theirs: Vec<_> =
+        peers.iter_mut().zip(&mut ready).map(|(p, r)| turns(p, r, effort)).collect();
+    let mut own: Vec<_> = ours.iter_mut().map(|s| move || s.sample().map(Some)).collect();
+    let mut samplers: Vec<Sampler<'_, Error>> = Vec::new();
+    samplers.extend(own.iter_mut().map(|s| s as Sampler<'_, Error>));
+    samplers.extend(theirs.iter_mut().map(|s| s as Sampler<'_, Error>));
+    let times = rounds(&mut samplers, effort)?;
+    drop(theirs);
+
+    let us = |k: usize| median(&times[k]) * 1e6;
+    let names: Vec<&'static str> = peers.iter().map(|p| p.name).collect();
+    let timed = names.into_iter().zip(ready).enumerate().map(|(k, (name, ready))| {
+        (name, ready.map(|composed| Timed { us: us(ours.len() + k), composed }))
+    });
+    let timed: Vec<_> = timed.collect();
+    let flops = case.flops(dtype);
     let why = |outcome: &Outcome| match outcome {
         Outcome::Fused => None,
         Outcome::Opened => Some("it only holds other Blocks".to_string()),
@@ -205,13 +319,41 @@ pub fn compare(
         op: case.op,
         dtype,
         threads: pool.threads(),
-        composed_us: median(&times[0]) * 1e6,
-        fused_us: median(&times[1]) * 1e6,
+        composed_us: us(0),
+        fused_us: us(1),
+        floor_us: us(2).max(flops.map_or(0.0, |f| f / limits.product * 1e6)),
+        peers: timed,
         max_abs_diff: max_abs_diff(&a[0], &b[0]),
         not_fused: fused.report().lines.first().and_then(|line| why(&line.outcome)),
-        flops: case.flops(dtype),
+        flops,
         bytes: case.bytes(dtype),
     })
+}
+
+/// The turns of a peer that is ready: not more than its share, and none after it failed.
+pub fn turns<'a, T, E>(
+    peer: &'a mut Peer,
+    ready: &'a mut Result<T, String>,
+    effort: Effort,
+) -> impl FnMut() -> Result<Option<f64>, E> + 'a {
+    let (mut taken, mut used) = (0, 0.0);
+    move || {
+        let enough = taken >= FEWEST && used > PATIENCE * effort.seconds;
+        if enough || ready.is_err() {
+            return Ok(None);
+        }
+        let started = Instant::now();
+        let sample = peer.sample();
+        taken += 1;
+        used += started.elapsed().as_secs_f64();
+        Ok(match sample {
+            Ok(seconds) => Some(seconds),
+            Err(e) => {
+                *ready = Err(e.to_string());
+                None
+            }
+        })
+    }
 }
 
 #[cfg(test)]
@@ -254,10 +396,12 @@ mod tests {
         let cases = (line.cases)();
         let case = cases.iter().find(|c| c.name == "swiglu_decode").expect("a bench case");
         let effort = Effort { seconds: 0.0, rounds: 1 };
-        let got = compare(case, DType::F32, &Pool::new(1), effort)?;
+        let limits = Limits { read: 1e10, copy: 1e10, multiply_add: 1e11, product: 1e11 };
+        let got = compare(case, DType::F32, &Pool::new(1), effort, &limits, &mut [])?;
         assert_eq!((got.case, got.op, got.threads), ("swiglu_decode", "swiglu", 1));
         assert_eq!(got.bytes, 3 * 4 * 1536);
         assert_eq!(got.not_fused, None);
+        assert!(got.floor_us > 0.0 && got.best_peer_ratio().is_none());
         assert!(got.composed_us > 0.0 && got.fused_us > 0.0 && got.max_abs_diff < 1e-5);
         Ok(())
     }

@@ -9,6 +9,7 @@
 //! Results are the same bits on any number of threads: work is cut by shapes, never by threads.
 
 mod backend;
+pub mod floor;
 mod fused;
 mod gemm;
 mod kernel;

@@ -1,6 +1,6 @@
 //! `frit demo`: one recording through one model, composed and fused, side by side.
 
-mod measure;
+pub(super) mod measure;
 mod report;
 
 use std::collections::BTreeMap;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
+use frit::cpu::Pool;
 use frit::graph::{DType, Policy};
 use frit::models::generate::{
     Finish, GenerateError, GenerateOptions, Generated, Sampling, Stats, TextGenerator,
@@ -120,7 +121,7 @@ pub(super) struct Language {
     pub(super) generator: TextGenerator<Llama>,
     /// Tokens that end a text, where no tokenizer tells them.
     pub(super) ends: Vec<u32>,
-    threads: usize,
+    pool: Pool,
     running: Running,
 }
 
@@ -159,7 +160,7 @@ impl Language {
         let backend = running.machine.backend(&pool)?;
         let model = Llama::from_checkpoint(&checkpoint, backend, options)?;
         let generator = TextGenerator::new(model, tokenizer);
-        Ok(Language { generator, ends, threads: pool.threads(), running: running.clone() })
+        Ok(Language { generator, ends, pool, running: running.clone() })
     }
 
     /// A failure that names the model.
@@ -186,14 +187,14 @@ impl Language {
         let mut out = rates(s, generated.ids.len(), generated.finish);
         let middle = s.prompt_tokens + generated.ids.len() / 2;
         let bytes = self.generator.model().bytes_per_token(middle) as f64;
-        let bandwidth = read_bandwidth(self.threads);
+        let bandwidth = read_bandwidth(&self.pool);
         let moved = bytes * s.decode_rate();
         out += &format!(
             "memory   {:.1} MB a token, {:.1} GB/s of the {:.1} GB/s that {} can read ({:.0}%)\n",
             bytes / 1e6,
             moved / 1e9,
             bandwidth / 1e9,
-            count(self.threads, "thread"),
+            count(self.pool.threads(), "thread"),
             100.0 * moved / bandwidth,
         );
         out

@@ -235,7 +235,7 @@ fn count(n: usize, what: &str) -> String {
 }
 
 /// Text from a file, fit for a terminal: no control characters, not endless.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     const MOST: usize = 600;
     let clean = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
     let mut out: String = text.chars().take(MOST).map(clean).collect();

@@ -14,19 +14,19 @@ use crate::bench::median;
 
 /// Milliseconds of the parts of a transcription. `mel`, `encoder` and `decode` make up `total`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub(super) struct Times {
+pub(crate) struct Times {
     /// Samples to log-mel.
-    pub(super) mel_ms: f64,
+    pub(crate) mel_ms: f64,
     /// The encoder, with the keys and values of the cross attention.
-    pub(super) encoder_ms: f64,
+    pub(crate) encoder_ms: f64,
     /// The prompt through the decoder.
-    pub(super) first_token_ms: f64,
+    pub(crate) first_token_ms: f64,
     /// The mean of the later steps of the decoder.
-    pub(super) per_token_ms: f64,
+    pub(crate) per_token_ms: f64,
     /// Everything after the encoder: all steps, and the choice of tokens.
-    pub(super) decode_ms: f64,
+    pub(crate) decode_ms: f64,
     /// Samples to text.
-    pub(super) total_ms: f64,
+    pub(crate) total_ms: f64,
 }
 
 /// A number of [`Times`] by name.
@@ -58,13 +58,13 @@ impl Times {
 }
 
 /// What was heard, and how long it took.
-pub(super) struct Heard {
+pub(crate) struct Heard {
     /// The text.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// The tokens of all segments.
-    pub(super) tokens: Vec<u32>,
+    pub(crate) tokens: Vec<u32>,
     /// The times.
-    pub(super) times: Times,
+    pub(crate) times: Times,
 }
 
 /// A model whose calls are timed.
@@ -140,7 +140,7 @@ impl SpeechModel for Stopwatch<'_> {
 }
 
 /// Transcribes greedily, without timestamps and without second tries: the same work each time.
-pub(super) fn hear(
+pub(crate) fn hear(
     model: &mut dyn SpeechModel,
     checkpoint: &Checkpoint,
     samples: &[f32],

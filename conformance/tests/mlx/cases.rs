@@ -1,7 +1,6 @@
 //! The catalogue and the primitives.
 
-use super::mlx;
-use frit_conformance::{compare, expect_none, judge, primitives, run_case};
+use frit_conformance::{compare, expect_none, judge, mlx::mlx, primitives, run_case};
 use frit_graph::{Backend, DType, Outcome, Params, Policy, Reference, Spec, compile};
 use frit_mlx::Mlx;
 use frit_ops::{CATALOGUE, DynCase};

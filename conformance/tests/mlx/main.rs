@@ -8,17 +8,3 @@ mod cases;
 mod models;
 mod programs;
 mod threads;
-
-use frit_mlx::{Device, Mlx};
-
-/// MLX on the CPU. `None` is said aloud and only where the environment allows it.
-fn mlx() -> Option<Mlx> {
-    match Mlx::on(Device::Cpu) {
-        Ok(mlx) => Some(mlx),
-        Err(e) if std::env::var_os("FRIT_WITHOUT_MLX").is_some_and(|v| v == "1") => {
-            eprintln!("not run: {e}");
-            None
-        }
-        Err(e) => panic!("these tests want MLX (FRIT_WITHOUT_MLX=1 goes without): {e}"),
-    }
-}

@@ -1,8 +1,7 @@
 //! Models on MLX against golden numbers: the same as on the CPU, from the same files.
 
-use super::mlx;
 use frit_cli::assets::{self, ALL_MINILM_L6_V2, JFK, SMOLLM2_135M_INSTRUCT, WHISPER_TINY_EN};
-use frit_conformance::compare;
+use frit_conformance::{compare, mlx::mlx};
 use frit_graph::{Backend, Outcome, Report, Value};
 use frit_load::{Checkpoint, safetensors};
 use frit_mlx::Mlx;

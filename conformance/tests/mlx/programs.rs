@@ -1,12 +1,12 @@
 //! Programs on MLX: errors, state, memory, what goes in and out.
 
-use super::mlx;
+use frit_conformance::mlx::mlx;
 use frit_graph::{
     Binary, DType, Graph, Jit, Params, Policy, Program, Reference, ShapeError, Spec, Tensor, Value,
     compile,
 };
 use frit_mlx::Mlx;
-use frit_ops::{Activation, ScaledDotProductAttention, fast};
+use frit_ops::{ScaledDotProductAttention, fast};
 use std::sync::Arc;
 
 fn f32s(shape: &[usize]) -> Spec {
@@ -221,34 +221,4 @@ fn traced_functions_run_eagerly_on_mlx() {
     let y =
         norm.call(vec![Value::new([1, 2], vec![3f32, -3.0]).expect("it")]).expect("it").remove(0);
     assert_eq!(y.to_f64(), [1.0, -1.0]);
-}
-
-#[test]
-fn weights_cross_once_for_all_programs() {
-    let Some(mlx) = mlx() else { return };
-    let mut params = Params::new();
-    let w = f32s(&[1024, 1024]);
-    let half = Value::zeros(&w.with_dtype(DType::F16)).expect("a value");
-    params.insert("w", Value::zeros(&w).expect("a value"));
-    params.insert("half", half);
-    let program = |rows: usize| {
-        let graph = Graph::trace(&[f32s(&[rows, 1024])], |x| {
-            let (w, half) =
-                (Tensor::param("w", w.clone()), Tensor::param("half", w.with_dtype(DType::F16)));
-            let y = fast::linear(&x[0], &w, None, Activation::Identity);
-            // A weight of another type is widened once, when the program is made.
-            vec![fast::linear(&y, &half, None, Activation::Identity)]
-        })
-        .expect("a graph");
-        compile(&graph, &mlx, &params, Policy::Allow).expect("compiled")
-    };
-    let first = program(1);
-    first.run(vec![counting(&[1, 1024])]).expect("it runs");
-    let before = mlx.active_memory();
-    let others: Vec<Program> = (2..8).map(program).collect();
-    for (n, p) in others.iter().enumerate() {
-        p.run(vec![counting(&[n + 2, 1024])]).expect("it runs");
-    }
-    let more = mlx.active_memory().saturating_sub(before);
-    assert!(more < 1 << 20, "{more} bytes more for programs of the same weights");
 }

@@ -6,7 +6,7 @@ use frit_graph::{
     compile,
 };
 use frit_mlx::Mlx;
-use frit_ops::{ScaledDotProductAttention, fast};
+use frit_ops::{AttentionInputs, Rope, ScaledDotProductAttention, fast};
 use std::sync::Arc;
 
 fn f32s(shape: &[usize]) -> Spec {
@@ -203,6 +203,49 @@ fn an_integer_mask_is_an_error_before_mlx_is_asked() {
     let text = wrong.expect_err("an integer mask").to_string();
     assert!(text.contains("convert an integer mask to a boolean one"), "{text}");
     let _: ShapeError = text.into();
+}
+
+#[test]
+fn by_mx_compile_programs_give_the_same_and_those_that_look_at_numbers_run_as_they_are() {
+    let Some(mlx) = mlx() else { return };
+    let specs = [f32s(&[1, 6, 32]), Spec::new(DType::I64, [2]), Spec::new(DType::I64, [])];
+    let turn = |x: &Tensor| fast::rope(&x.reshape(&[1, 6, 2, 16]), None, Rope::new(16));
+    for rotary in [false, true] {
+        let graph = Graph::trace(&specs, |x| {
+            let h = fast::rms_norm(&x[0], None, 1e-6);
+            let h = if rotary { turn(&h) } else { h.reshape(&[1, 6, 2, 16]) };
+            let q = fast::gelu(&h, Default::default()).transpose(&[0, 2, 1, 3]);
+            let inputs = AttentionInputs {
+                q: q.clone(),
+                k: q.clone(),
+                v: q,
+                mask: None,
+                key_mask: None,
+                key_length: Some(x[2].clone()),
+                sinks: None,
+            };
+            let causal = ScaledDotProductAttention { causal: true, ..Default::default() };
+            let y = Tensor::block(causal, inputs);
+            vec![y.gather(2, &x[1]), x[0].clone()]
+        })
+        .expect("a graph");
+        let of = |mlx: Mlx| compile(&graph, &mlx, &Params::new(), Policy::Allow).expect("compiled");
+        let (plain, compiled) = (of(mlx), of(mlx.compiled()));
+        for n in 0..6i64 {
+            let x = counting(&[1, 6, 32]);
+            let at = Value::new([2], vec![n, 5 - n]).expect("a value");
+            let inputs = vec![x, at, Value::scalar(n + 1)];
+            let want = plain.run(inputs.clone()).expect("it runs");
+            let got = compiled.run(inputs).expect("it runs");
+            let d = frit_conformance::compare(&got[0].to_f64(), &want[0].to_f64(), (1e-6, 1e-6));
+            assert!(d.within, "rotary {rotary}, {n}: {d:?}");
+            assert_eq!(got[1], want[1]);
+        }
+        let outside = Value::new([2], vec![0i64, 6]).expect("a value");
+        let inputs = vec![counting(&[1, 6, 32]), outside, Value::scalar(6i64)];
+        let error = compiled.run(inputs).expect_err("there are six").to_string();
+        assert_eq!(error, "[gather] index 6 is outside 0..6");
+    }
 }
 
 #[test]

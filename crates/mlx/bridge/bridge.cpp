@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <stdexcept>
@@ -481,6 +482,55 @@ EXPORT size_t frit_rank(const array *x) { return x->ndim(); }
 EXPORT int64_t frit_dim(const array *x, size_t axis) {
   return axis < x->ndim() ? x->shape()[axis] : 0;
 }
+
+EXPORT array *frit_clone(const array *x) {
+  array *out = nullptr;
+  checked([&] { out = new array(*x); });
+  return out;
+}
+
+// Graphs by mx::compile. `build(context, inputs, count, &out_count)` builds the graph over arrays
+// that stand for the inputs; what it returns stays its own and is copied at once.
+
+using Function = std::function<std::vector<array>(const std::vector<array> &)>;
+using Build = array *const *(*)(void *, array *const *, size_t, size_t *);
+
+EXPORT Function *frit_compile(Build build, void *context) {
+  Function *out = nullptr;
+  checked([&] {
+    Function function = [build, context](const std::vector<array> &inputs) {
+      std::vector<array> copies(inputs);
+      std::vector<array *> pointers;
+      for (auto &x : copies) pointers.push_back(&x);
+      size_t count = 0;
+      auto built = build(context, pointers.data(), pointers.size(), &count);
+      if (!built) throw std::runtime_error("the graph could not be built");
+      std::vector<array> outputs;
+      for (size_t i = 0; i < count; i++) outputs.push_back(*built[i]);
+      return outputs;
+    };
+    mx::enable_compile();
+    out = new Function(mx::compile(std::move(function)));
+  });
+  return out;
+}
+
+// How many outputs there are, or -1.
+EXPORT int64_t frit_call_compiled(
+    Function *function, array *const *inputs, size_t count, array **out, size_t room) {
+  int64_t made = -1;
+  checked([&] {
+    std::vector<array> arrays;
+    for (size_t i = 0; i < count; i++) arrays.push_back(*inputs[i]);
+    auto outputs = (*function)(arrays);
+    if (outputs.size() > room) throw std::runtime_error("too many outputs");
+    for (size_t i = 0; i < outputs.size(); i++) out[i] = new array(outputs[i]);
+    made = static_cast<int64_t>(outputs.size());
+  });
+  return made;
+}
+
+EXPORT void frit_free_compiled(Function *function) { delete function; }
 
 EXPORT int frit_eval(array *const *arrays, size_t count) {
   return checked([&] {

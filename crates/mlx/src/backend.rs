@@ -34,6 +34,7 @@ pub struct Mlx {
     library: &'static Library,
     device: Device,
     fused: bool,
+    compiled: bool,
 }
 
 impl Mlx {
@@ -44,7 +45,7 @@ impl Mlx {
     pub fn new() -> Result<Mlx, MlxError> {
         let library = Library::get()?;
         let device = if library.gpus() > 0 { Device::Gpu } else { Device::Cpu };
-        Ok(Mlx { library, device, fused: true })
+        Ok(Mlx { library, device, fused: true, compiled: false })
     }
 
     /// On this device.
@@ -71,6 +72,18 @@ impl Mlx {
     pub fn without_fused(mut self) -> Mlx {
         self.fused = false;
         self
+    }
+
+    /// The same with each program by `mx::compile`, which joins small operations on a GPU. Off
+    /// unless asked for: on a CPU it calls a C++ compiler at run time and brings nothing. A program
+    /// that looks at numbers while its graph is built, as rotary embeddings do, runs as it is.
+    pub fn compiled(mut self) -> Mlx {
+        self.compiled = true;
+        self
+    }
+
+    pub(crate) fn is_compiled(&self) -> bool {
+        self.compiled
     }
 
     /// Where it computes.

@@ -10,7 +10,7 @@
 //! machine without it [`Mlx::new`] is an error that says what to do.
 //!
 //! How to read it: `ffi/` is all that is foreign and unsafe; `calls.rs` names MLX's operations;
-//! `plan.rs` makes and runs a program; `prim.rs` and `fused/` say what each operation becomes;
+//! `plan.rs` makes a program and `run.rs` runs it; `prim.rs` and `fused/` say what each operation becomes;
 //! `known.rs` and `results.rs` keep weights and results in MLX's memory.
 
 #![deny(unsafe_code)]
@@ -28,6 +28,7 @@ mod known;
 mod plan;
 mod prim;
 mod results;
+mod run;
 
 pub use backend::Mlx;
 pub use error::MlxError;

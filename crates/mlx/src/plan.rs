@@ -1,5 +1,4 @@
-//! A prepared program: steps over places. A run builds MLX's lazy graph, evaluates it once, and
-//! gives the results out.
+//! From a lowered graph to steps over places. What depends on weights alone is computed here, once.
 
 use crate::{
     Mlx, MlxError,
@@ -7,47 +6,10 @@ use crate::{
     kernel::{Context, Guard, HOST, Kernel, Operand},
     known::{self, Identity, Known},
     prim::{Primitive, iota},
-    results,
+    run::{Exit, Plan, Step, Walk, evaluate},
 };
-use frit_graph::{
-    DType, Error, Executable, Graph, Op, Params, Prim, Spec, Tensor, Value, reference,
-};
+use frit_graph::{Error, Graph, Op, Params, Prim, Spec, Tensor, Value};
 use std::{collections::HashMap, sync::Arc};
-
-struct Step {
-    kernel: Box<dyn Kernel>,
-    /// What small whole numbers are computed by on the host.
-    on_host: Option<Prim>,
-    inputs: Vec<Option<usize>>,
-    out: usize,
-    spec: Spec,
-    /// Places that no later step reads.
-    free: Vec<usize>,
-}
-
-/// Where an output comes from.
-enum Exit {
-    /// An input or a weight, as it is.
-    Same(usize),
-    /// A weight, as it is.
-    Value(Value),
-    /// A place.
-    Place(usize, Spec),
-}
-
-/// A prepared graph.
-pub(crate) struct Plan {
-    mlx: Mlx,
-    places: usize,
-    /// Places that hold the same in every run.
-    known: Vec<(usize, Arc<Known>, Spec)>,
-    /// Small whole numbers that are the same in every run.
-    numbers: Vec<(usize, Value)>,
-    inputs: Vec<Option<usize>>,
-    steps: Vec<Step>,
-    exits: Vec<Exit>,
-    peak: usize,
-}
 
 fn whole(spec: &Spec) -> bool {
     !spec.dtype.is_float() && spec.numel() <= HOST
@@ -227,8 +189,7 @@ impl Builder {
         let Builder { known, numbers, specs, inputs, steps, .. } = self;
         let used = |place: &usize| last.contains_key(place);
         let known = known.into_iter().filter(|(p, _)| used(p));
-        Ok(Plan {
-            mlx: *mlx,
+        let walk = Walk {
             places: specs.len(),
             known: known.map(|(p, k)| (p, k, specs[p].clone())).collect(),
             numbers: numbers.into_iter().filter(|(p, _)| used(p)).collect(),
@@ -237,8 +198,8 @@ impl Builder {
                 .collect(),
             steps,
             exits,
-            peak,
-        })
+        };
+        Ok(Plan::new(*mlx, walk, peak))
     }
 
     /// Bytes that live at the same time, if MLX computes in the order of the steps.
@@ -256,118 +217,5 @@ impl Builder {
             }
         }
         peak
-    }
-}
-
-/// Computes arrays and looks at what was guarded.
-fn evaluate(session: &Session, arrays: &[&Array], guards: &[Guard]) -> Result<(), Error> {
-    let flags = guards.iter().map(|g| &g.wrong);
-    let all: Vec<&Array> = arrays.iter().copied().chain(flags).collect();
-    if all.is_empty() {
-        return Ok(());
-    }
-    session.eval(&all)?;
-    for guard in guards {
-        let flag = session.contents(&guard.wrong)?;
-        if flag.as_ref() == [0] {
-            continue;
-        }
-        session.eval(&[&guard.numbers])?;
-        let numbers = session.contents(&guard.numbers)?;
-        let (words, _) = numbers.as_ref().as_chunks::<8>();
-        let numbers: Vec<i64> = words.iter().map(|w| i64::from_le_bytes(*w)).collect();
-        if let Some(error) = guard.kind.error(&numbers) {
-            return Err(error);
-        }
-    }
-    Ok(())
-}
-
-impl Executable for Plan {
-    fn run(&self, inputs: Vec<Value>) -> Result<Vec<Value>, Error> {
-        let session = self.mlx.session()?;
-        let mut places: Vec<Option<Operand>> = vec![None; self.places];
-        for (place, known, spec) in &self.known {
-            places[*place] = Some(Operand::of_array(known.array.clone(), spec));
-        }
-        for (place, value) in &self.numbers {
-            places[*place] = Some(Operand::of_value(value.clone()));
-        }
-        let mut same: Vec<Option<Value>> = Vec::new();
-        for exit in &self.exits {
-            same.push(match exit {
-                Exit::Same(i) => Some(inputs[*i].clone()),
-                Exit::Value(v) => Some(v.clone()),
-                Exit::Place(..) => None,
-            });
-        }
-        for (value, place) in inputs.into_iter().zip(&self.inputs) {
-            let Some(place) = place else { continue };
-            // Otherwise the value goes here, and nothing but the graph holds its array.
-            places[*place] = Some(match !value.dtype().is_float() {
-                true => Operand::of_value(value),
-                false => Operand::of_array(results::array_of(&session, &value)?, value.spec()),
-            });
-        }
-        let mut c = Context::new(&session);
-        for step in &self.steps {
-            let made = step.lower(&mut c, &places)?;
-            step.free.iter().for_each(|&p| places[p] = None);
-            places[step.out] = Some(made);
-        }
-        let guards = std::mem::take(&mut c.guards);
-        let mut arrays = Vec::new();
-        for exit in &self.exits {
-            if let Exit::Place(place, _) = exit
-                && let Some(operand) = &places[*place]
-            {
-                arrays.push(session.contiguous(&operand.array(&session)?)?);
-            }
-        }
-        drop(places);
-        evaluate(&session, &arrays.iter().collect::<Vec<_>>(), &guards)?;
-        let mut arrays = arrays.into_iter();
-        let mut out = Vec::new();
-        for (exit, same) in self.exits.iter().zip(same) {
-            match (exit, same, exit.needs_array().then(|| arrays.next()).flatten()) {
-                (_, Some(value), _) => out.push(value),
-                (Exit::Place(_, spec), _, Some(a)) => {
-                    out.push(results::value_of(&session, &a, spec)?)
-                }
-                _ => return Err(Error::Run("an output was not computed".into())),
-            }
-        }
-        Ok(out)
-    }
-
-    fn peak_bytes(&self) -> usize {
-        self.peak
-    }
-
-    fn steps(&self) -> usize {
-        self.steps.len()
-    }
-}
-
-impl Exit {
-    fn needs_array(&self) -> bool {
-        matches!(self, Exit::Place(..))
-    }
-}
-
-impl Step {
-    fn lower(&self, c: &mut Context<'_>, places: &[Option<Operand>]) -> Result<Operand, Error> {
-        let x: Vec<Option<&Operand>> =
-            self.inputs.iter().map(|i| i.and_then(|i| places[i].as_ref())).collect();
-        if let Some(prim) = &self.on_host {
-            let hosts: Option<Vec<&Value>> = x
-                .iter()
-                .map(|o| o.and_then(|o| o.host()).filter(|v| v.dtype() != DType::F64))
-                .collect();
-            if let Some(hosts) = hosts {
-                return Ok(Operand::of_value(reference::eval(prim, &self.spec, &hosts)?));
-            }
-        }
-        Ok(Operand::of_array(self.kernel.lower(c, &x)?, &self.spec))
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Args {
 }
 
 pub(super) type Operation = unsafe extern "C" fn(*const Args) -> Raw;
+pub(super) type Build =
+    unsafe extern "C" fn(*mut c_void, *const Raw, usize, *mut usize) -> *const Raw;
 pub(super) type Release = unsafe extern "C" fn(*mut c_void);
 
 macro_rules! calls {
@@ -117,6 +119,10 @@ symbols! {
     dtype: unsafe extern "C" fn(Raw) -> c_int,
     rank: unsafe extern "C" fn(Raw) -> usize,
     dim: unsafe extern "C" fn(Raw, usize) -> i64,
+    compile: unsafe extern "C" fn(Build, *mut c_void) -> *mut c_void,
+    call_compiled: unsafe extern "C" fn(*mut c_void, *const Raw, usize, *mut Raw, usize) -> i64,
+    free_compiled: unsafe extern "C" fn(*mut c_void),
+    clone: unsafe extern "C" fn(Raw) -> Raw,
     eval: unsafe extern "C" fn(*const Raw, usize) -> c_int,
     data: unsafe extern "C" fn(Raw, *mut usize) -> *const c_void,
     error: unsafe extern "C" fn() -> *const c_char,

@@ -209,11 +209,12 @@ fn an_integer_mask_is_an_error_before_mlx_is_asked() {
 fn by_mx_compile_programs_give_the_same_and_those_that_look_at_numbers_run_as_they_are() {
     let Some(mlx) = mlx() else { return };
     let specs = [f32s(&[1, 6, 32]), Spec::new(DType::I64, [2]), Spec::new(DType::I64, [])];
-    let turn = |x: &Tensor| fast::rope(&x.reshape(&[1, 6, 2, 16]), None, Rope::new(16));
+    let turn =
+        |x: &Tensor, at: &Tensor| fast::rope(&x.reshape(&[1, 6, 2, 16]), Some(at), Rope::new(16));
     for rotary in [false, true] {
         let graph = Graph::trace(&specs, |x| {
             let h = fast::rms_norm(&x[0], None, 1e-6);
-            let h = if rotary { turn(&h) } else { h.reshape(&[1, 6, 2, 16]) };
+            let h = if rotary { turn(&h, &x[2]) } else { h.reshape(&[1, 6, 2, 16]) };
             let q = fast::gelu(&h, Default::default()).transpose(&[0, 2, 1, 3]);
             let inputs = AttentionInputs {
                 q: q.clone(),

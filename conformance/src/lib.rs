@@ -1,6 +1,10 @@
 //! Tests that walk the catalogue: every operation on every backend, fused and composed, against
 //! its float64 oracle. This crate holds what those tests share.
 
+#[cfg(feature = "mlx")]
+pub mod mlx;
+pub mod primitives;
+
 use frit_graph::{Backend, DType, Graph, Params, Policy, Spec, Tensor, Value, compile};
 use frit_ops::{Array, DynCase};
 

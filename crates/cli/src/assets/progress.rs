@@ -63,7 +63,9 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        let (size, seconds) = (megabytes(asset.bytes()), self.started.elapsed().as_secs_f64());
+        // A package that is taken as a whole lists no files.
+        let bytes = if asset.members.is_empty() { asset.package.bytes } else { asset.bytes() };
+        let (size, seconds) = (megabytes(bytes), self.started.elapsed().as_secs_f64());
         self.line(&format!("fetched {} ({size} of files) in {seconds:.1} s", asset.title));
     }
 

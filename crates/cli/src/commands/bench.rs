@@ -5,16 +5,17 @@ mod models;
 mod report;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use frit::cpu::{Pool, isa};
-use frit::graph::DType;
+use frit::graph::{Backend, DType};
 use frit::ops::{CATALOGUE, DynCase, FLOATS};
 use serde::Serialize;
 
 use self::models::{WORKS, Work};
 use super::out::bar;
-use super::{Failure, Out, Threads, Verdict, note};
+use super::{BackendName, Failure, Machine, Out, Threads, Verdict, note};
 use crate::bench::{Comparison, Effort, compare};
 use crate::floor::Limits;
 use crate::html;
@@ -58,6 +59,9 @@ pub struct BenchArgs {
     /// Time whole models, fetched once and kept
     #[arg(long)]
     models: bool,
+    /// What runs the cases, composed and fused; whole models are timed on the cpu
+    #[arg(long, value_enum, default_value = "cpu")]
+    backend: BackendName,
     #[command(flatten)]
     threads: Threads,
     /// Print a JSON array
@@ -116,9 +120,17 @@ struct Entry {
 /// A text that no case has in its name; a case that does not run; a model that cannot be fetched.
 pub fn run(args: &BenchArgs, out: &mut Out) -> Result<Verdict, Failure> {
     let (cases, works) = chosen(args)?;
+    if args.backend != BackendName::Cpu && !works.is_empty() {
+        return Err(Failure::Usage("whole models are timed on the cpu only".into()));
+    }
     let pool = args.threads.pool();
     let limits = Limits::measure(&pool)?;
-    let bench = Bench { pool, limits, peers: args.peers, seconds: args.seconds };
+    let machine = |composed| {
+        let backend = Some(args.backend);
+        Machine { backend, composed, threads: args.threads }.backend(&pool)
+    };
+    let backends = [machine(true)?, machine(false)?];
+    let bench = Bench { backends, pool, limits, peers: args.peers, seconds: args.seconds };
     let comparisons = bench.run(&cases, args.dtype.list(), &works)?;
     if args.json {
         out.json(&comparisons.iter().map(entry).collect::<Vec<_>>())?;
@@ -155,6 +167,8 @@ fn chosen(args: &BenchArgs) -> Result<(Vec<DynCase>, Vec<&'static Work>), Failur
 }
 
 struct Bench {
+    /// Composed and fused.
+    backends: [Arc<dyn Backend>; 2],
     pool: Pool,
     limits: Limits,
     peers: bool,
@@ -181,10 +195,19 @@ impl Bench {
                 }
             });
             let mut peers: Vec<Peer> = starts.collect();
+            let backends = [&*self.backends[0], &*self.backends[1]];
             for case in cases {
                 for &dtype in dtypes {
                     bar.set_message(format!("{} {dtype}", case.name));
-                    let c = compare(case, dtype, &self.pool, effort, &self.limits, &mut peers)?;
+                    let c = compare(
+                        case,
+                        dtype,
+                        backends,
+                        &self.pool,
+                        effort,
+                        &self.limits,
+                        &mut peers,
+                    )?;
                     comparisons.push(c);
                     bar.inc(1);
                 }

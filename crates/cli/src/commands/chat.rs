@@ -133,6 +133,7 @@ pub fn run(args: &ChatArgs, out: &mut Out) -> Result<Verdict, Failure> {
             }
         }
     }
+    language.watch.tell()?;
     Ok(Verdict::Passed)
 }
 

@@ -14,10 +14,11 @@ use crate::assets;
 /// Arguments of `frit doctor`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-Nothing is fetched and nothing is changed. Environment variables that matter:
+Nothing is fetched; with MLX, the bridge to it is compiled the first time. Environment variables that matter:
   FRIT_HOME     where models and audio are kept
   FRIT_THREADS  threads, where --threads is not given
   FRIT_SIMD     instruction set: portable, avx2 or avx512
+  MLX_DIR       the folder of MLX, where it is not among Python's packages
 
 Example:
   frit doctor --json")]
@@ -51,7 +52,7 @@ struct Processor {
 struct Backend {
     name: &'static str,
     available: bool,
-    about: &'static str,
+    about: String,
 }
 
 #[derive(Serialize)]
@@ -76,12 +77,41 @@ struct Client {
     version: Option<String>,
 }
 
-const BACKENDS: [Backend; 4] = [
-    Backend { name: "cpu", available: true, about: "fused kernels, threads, planned memory" },
-    Backend { name: "reference", available: true, about: "plain loops in float64, the oracle" },
-    Backend { name: "mlx", available: false, about: "not built in" },
-    Backend { name: "gpu", available: false, about: "not built in" },
-];
+fn backends() -> Vec<Backend> {
+    let backend =
+        |name, available, about: &str| Backend { name, available, about: about.to_string() };
+    let (available, about) = match mlx() {
+        Ok(about) => (true, about),
+        Err(why) => (false, why),
+    };
+    vec![
+        backend("cpu", true, "fused kernels, threads, planned memory"),
+        backend("reference", true, "plain loops in float64, the oracle"),
+        backend("mlx", available, &about),
+        backend("gpu", false, "not built in"),
+    ]
+}
+
+/// Which MLX there is, after it has run one kernel; or why there is none.
+#[cfg(feature = "mlx")]
+fn mlx() -> Result<String, String> {
+    use frit::prelude::*;
+    let mlx = Mlx::new().map_err(|e| e.to_string())?;
+    let norm = Jit::new(mlx, |x| vec![fast::rms_norm(&x[0], None, 0.0)]).with_policy(Policy::Deny);
+    let x = Value::new([1, 2], vec![3.0f32, -3.0]).map_err(|e| e.to_string())?;
+    let y = norm.call(vec![x]).map_err(|e| e.to_string())?;
+    let ran = match y[0].to_f64() == [1.0, -1.0] {
+        true => "it ran rms_norm".to_string(),
+        false => return Err(format!("rms_norm of [3, -3] gave {:?}", y[0].to_f64())),
+    };
+    let gpus = super::count(mlx.gpus(), "GPU");
+    Ok(format!("{}; {gpus}; {ran}", super::about_mlx(&mlx)))
+}
+
+#[cfg(not(feature = "mlx"))]
+fn mlx() -> Result<String, String> {
+    Err("not built in (--features mlx)".into())
+}
 
 /// Runs the command.
 ///
@@ -116,7 +146,7 @@ fn examine() -> Doctor {
             isa: isa().to_string(),
         },
         threads: Pool::global().threads(),
-        backends: BACKENDS.into(),
+        backends: backends(),
         cache: Cache { home: assets::home(), assets: assets::ALL.iter().map(cached).collect() },
         clients: vec![
             client("pip", &[&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip"]]),

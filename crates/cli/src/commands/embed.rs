@@ -10,6 +10,7 @@ use frit::models::encoder::{LoadOptions, Pooling, TextEmbedder};
 use serde::Serialize;
 
 use super::out::bar;
+use super::profile::Profiling;
 use super::speech::explained;
 use super::{Failure, Machine, Out, Verdict, note};
 use crate::assets::{self, ALL_MINILM_L6_V2};
@@ -51,6 +52,8 @@ pub struct EmbedArgs {
     out: Option<PathBuf>,
     #[command(flatten)]
     machine: Machine,
+    #[command(flatten)]
+    profiling: Profiling,
     /// Print what was rewritten, fused and composed, and why, to the standard error
     #[arg(long)]
     explain: bool,
@@ -94,7 +97,8 @@ pub fn run(args: &EmbedArgs, out: &mut Out) -> Result<Verdict, Failure> {
         Some(folder) => folder.clone(),
         None => assets::ensure(&ALL_MINILM_L6_V2, false)?,
     };
-    let backend = args.machine.backend(&args.machine.threads.pool());
+    let watch = args.profiling.watch();
+    let backend = watch.backend(args.machine, &args.machine.threads.pool())?;
     let options = LoadOptions { rules: args.machine.rules(), ..LoadOptions::default() };
     let mut embedder = TextEmbedder::open(&folder, backend, options)?;
     if let Some(pooling) = args.pooling {
@@ -112,6 +116,7 @@ pub fn run(args: &EmbedArgs, out: &mut Out) -> Result<Verdict, Failure> {
     if let Some(bar) = progress {
         bar.finish_and_clear();
     }
+    watch.tell()?;
     if let Some(path) = &args.out {
         write(path, &vectors)?;
     }

@@ -98,7 +98,7 @@ pub fn run(args: &EvalArgs, out: &mut Out) -> Result<Verdict, Failure> {
     files.retain(|file| seen.insert(file.clone()));
 
     let pool = args.machine.threads.pool();
-    let backend = args.machine.backend(&pool);
+    let backend = args.machine.backend(&pool)?;
     let bar = bar(files.len() as u64, "{pos} of {len} cases {wide_bar} {msg}");
     let mut written = HashSet::new();
     let findings: Vec<Finding> = files

@@ -14,6 +14,7 @@ use frit::models::whisper::config::WhisperConfig;
 use frit::models::whisper::model::{LoadOptions, Whisper};
 use serde_json::Value as Json;
 
+use super::profile::Profiling;
 use super::{Failure, Machine, Out, Verdict};
 
 const EXAMPLES: &str = "\
@@ -42,6 +43,8 @@ pub struct ForwardArgs {
     out: PathBuf,
     #[command(flatten)]
     machine: Machine,
+    #[command(flatten)]
+    profiling: Profiling,
 }
 
 /// Outputs by name.
@@ -96,8 +99,10 @@ pub fn run(args: &ForwardArgs, out: &mut Out) -> Result<Verdict, Failure> {
         Failure::Input(format!("{model}: {what}; supported: {names}"))
     })?;
     let inputs = safetensors::read(&args.inputs)?;
-    let backend = args.machine.backend(&args.machine.threads.pool());
+    let watch = args.profiling.watch();
+    let backend = watch.backend(args.machine, &args.machine.threads.pool())?;
     let outputs = forward(&Run { args, checkpoint, inputs, backend })?;
+    watch.tell()?;
     let tensors: Vec<(&str, &Value)> = outputs.iter().map(|(name, value)| (*name, value)).collect();
     frit::load::write(&args.out, &tensors, &BTreeMap::new())?;
     for (name, value) in &outputs {

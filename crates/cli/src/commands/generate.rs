@@ -100,5 +100,6 @@ pub fn run(args: &GenerateArgs, out: &mut Out) -> Result<Verdict, Failure> {
         false => out.line("")?,
     }
     language.tell(&generated);
+    language.watch.tell()?;
     Ok(Verdict::Passed)
 }

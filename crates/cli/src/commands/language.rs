@@ -15,6 +15,7 @@ use frit::models::packed_linear;
 use frit::models::tokenizer::Tokenizer;
 use frit::ops::Activations;
 
+use super::profile::{Profiling, Watch};
 use super::speech::explained;
 use super::{Failure, Machine, count, note};
 use crate::assets::{self, SMOLLM2_135M_INSTRUCT};
@@ -102,6 +103,8 @@ enum ActivationsName {
 pub(super) struct Running {
     #[command(flatten)]
     machine: Machine,
+    #[command(flatten)]
+    profiling: Profiling,
     /// What keys and values of earlier tokens are kept in
     #[arg(long, value_enum, default_value_t)]
     cache: CacheType,
@@ -121,6 +124,7 @@ pub(super) struct Language {
     pub(super) generator: TextGenerator<Llama>,
     /// Tokens that end a text, where no tokenizer tells them.
     pub(super) ends: Vec<u32>,
+    pub(super) watch: Watch,
     pool: Pool,
     running: Running,
 }
@@ -157,9 +161,11 @@ impl Language {
                 CacheType::F16 => DType::F16,
             },
         };
-        let model = Llama::from_checkpoint(&checkpoint, running.machine.backend(&pool), options)?;
+        let watch = running.profiling.watch();
+        let backend = watch.backend(running.machine, &pool)?;
+        let model = Llama::from_checkpoint(&checkpoint, backend, options)?;
         let generator = TextGenerator::new(model, tokenizer);
-        Ok(Language { generator, ends, pool, running: running.clone() })
+        Ok(Language { generator, ends, watch, pool, running: running.clone() })
     }
 
     /// A failure that names the model.

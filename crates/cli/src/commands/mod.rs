@@ -18,7 +18,9 @@ mod given;
 pub mod inspect;
 mod language;
 mod out;
+mod profile;
 pub mod run;
+pub mod setup;
 mod speech;
 pub mod transcribe;
 pub mod verify;
@@ -133,21 +135,61 @@ impl Threads {
 }
 
 /// A backend by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BackendName {
     /// This machine's processor.
-    #[default]
     Cpu,
+    /// Apple's MLX, on the GPU if it has one here (see `frit setup`).
+    Mlx,
     /// Plain loops in float64: slow, and always composed.
     Reference,
+}
+
+/// What a build without MLX says when it is asked for it.
+#[cfg(not(feature = "mlx"))]
+const WITHOUT_MLX: &str = "this frit was built without it: build it with --features mlx";
+
+/// A failure to get at MLX.
+fn no_mlx(why: impl std::fmt::Display) -> Failure {
+    Failure::Input(format!("no backend mlx: {why}"))
+}
+
+/// MLX with its version, device and place, in words.
+#[cfg(feature = "mlx")]
+fn about_mlx(mlx: &frit::mlx::Mlx) -> String {
+    let (version, device, name) = (frit::mlx::VERSION, mlx.device().name(), mlx.device_name());
+    let name = if name.is_empty() { name } else { format!(" ({name})") };
+    format!("MLX {version} on the {device}{name}, in {}", mlx.folder().display())
+}
+
+#[cfg(feature = "mlx")]
+fn mlx_backend(composed: bool) -> Result<Arc<dyn Backend>, Failure> {
+    let mlx = frit::mlx::Mlx::new().map_err(no_mlx)?;
+    Ok(Arc::new(if composed { mlx.without_fused() } else { mlx }))
+}
+
+#[cfg(not(feature = "mlx"))]
+fn mlx_backend(_: bool) -> Result<Arc<dyn Backend>, Failure> {
+    Err(no_mlx(WITHOUT_MLX))
+}
+
+/// What runs where nothing is asked for: MLX where it is built in and has a GPU, else the processor.
+fn default_backend() -> BackendName {
+    #[cfg(feature = "mlx")]
+    if frit::mlx::Mlx::on_gpu().is_some() {
+        return BackendName::Mlx;
+    }
+    BackendName::Cpu
 }
 
 /// What runs the graphs.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct Machine {
     /// What runs the graphs
-    #[arg(long, value_enum, default_value_t)]
-    backend: BackendName,
+    ///
+    /// [default: cpu; mlx where it is built in and has a GPU]
+    #[arg(long, value_enum)]
+    backend: Option<BackendName>,
     /// Turn every fused kernel off
     #[arg(long)]
     composed: bool,
@@ -157,12 +199,17 @@ pub struct Machine {
 
 impl Machine {
     /// The backend on these threads.
-    fn backend(self, pool: &Pool) -> Arc<dyn Backend> {
-        match (self.backend, self.composed) {
+    fn backend(self, pool: &Pool) -> Result<Arc<dyn Backend>, Failure> {
+        Ok(match (self.name(), self.composed) {
             (BackendName::Reference, _) => Arc::new(Reference),
+            (BackendName::Mlx, composed) => mlx_backend(composed)?,
             (BackendName::Cpu, true) => Arc::new(Cpu::on(pool.clone()).without_fused()),
             (BackendName::Cpu, false) => Arc::new(Cpu::on(pool.clone())),
-        }
+        })
+    }
+
+    fn name(self) -> BackendName {
+        self.backend.unwrap_or_else(default_backend)
     }
 
     /// The rules that a model's graphs are rewritten by.
@@ -170,12 +217,13 @@ impl Machine {
         if self.composed { Vec::new() } else { fast_kernels() }
     }
 
-    /// The backend in words: `cpu, 2 threads`, `cpu, composed, 1 thread`, `reference`.
+    /// The backend in words: `cpu, 2 threads`, `cpu, composed, 1 thread`, `mlx`, `reference`.
     fn words(self, pool: &Pool) -> String {
-        match self.backend {
+        let composed = if self.composed { ", composed" } else { "" };
+        match self.name() {
             BackendName::Reference => "reference".into(),
+            BackendName::Mlx => format!("mlx{composed}"),
             BackendName::Cpu => {
-                let composed = if self.composed { ", composed" } else { "" };
                 format!("cpu{composed}, {}", count(pool.threads(), "thread"))
             }
         }
@@ -230,10 +278,23 @@ mod tests {
     #[test]
     fn a_machine_is_put_in_words() {
         let pool = Pool::new(1);
-        let cpu = Machine { composed: true, ..Machine::default() };
+        let cpu = Some(BackendName::Cpu);
+        let cpu = Machine { backend: cpu, composed: true, ..Machine::default() };
         assert_eq!(cpu.words(&pool), "cpu, composed, 1 thread");
-        let reference = Machine { backend: BackendName::Reference, ..Machine::default() };
+        let reference = Some(BackendName::Reference);
+        let reference = Machine { backend: reference, ..Machine::default() };
         assert_eq!(reference.words(&pool), "reference");
-        assert_eq!(reference.backend(&pool).name(), "reference");
+        assert_eq!(reference.backend(&pool).expect("it is there").name(), "reference");
+    }
+
+    #[cfg(not(feature = "mlx"))]
+    #[test]
+    fn without_mlx_built_in_asking_for_it_says_how_to_build_it() {
+        let mlx = Machine { backend: Some(BackendName::Mlx), ..Machine::default() };
+        let failure = mlx.backend(&Pool::new(1)).err().expect("it is not built in");
+        assert_eq!(
+            failure.to_string(),
+            "no backend mlx: this frit was built without it: build it with --features mlx"
+        );
     }
 }

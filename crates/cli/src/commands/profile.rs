@@ -15,7 +15,7 @@ use super::{BackendName, Failure, Machine, count, note};
 
 /// Whether to measure every step.
 #[derive(Args, Clone, Debug, Default)]
-pub struct Profiling {
+pub(super) struct Profiling {
     /// Print where the time went, by operation, and write every step to FILE, which the trace
     /// viewers of Chrome (chrome://tracing) and Perfetto (ui.perfetto.dev) open
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true,
@@ -157,7 +157,15 @@ mod tests {
 
     fn event(kind: EventKind, name: &'static str, start: u64, took: u64) -> Event {
         let ms = Duration::from_millis;
-        Event { kind, name, spec: None, at: None, bytes: 1_000_000, start: ms(start), took: ms(took) }
+        Event {
+            kind,
+            name,
+            spec: None,
+            at: None,
+            bytes: 1_000_000,
+            start: ms(start),
+            took: ms(took),
+        }
     }
 
     fn events() -> Vec<Event> {

@@ -12,6 +12,7 @@ use frit::ops::recognisers;
 use serde::Serialize;
 
 use super::given::{Given, extension, failed};
+use super::profile::Profiling;
 use super::{Failure, Machine, Out, Verdict, note, plain};
 use crate::npy::write_npz;
 
@@ -46,6 +47,8 @@ pub struct RunArgs {
     random: Option<u64>,
     #[command(flatten)]
     machine: Machine,
+    #[command(flatten)]
+    profiling: Profiling,
     /// Print what was rewritten, fused and composed, and why, to the standard error
     #[arg(long)]
     explain: bool,
@@ -109,7 +112,8 @@ pub fn run(args: &RunArgs, out: &mut Out) -> Result<Verdict, Failure> {
     let rules = if args.machine.composed { Vec::new() } else { recognisers() };
     let (graph, found) = recognise(&graph, &rules)?;
     let pool = args.machine.threads.pool();
-    let backend = args.machine.backend(&pool);
+    let watch = args.profiling.watch();
+    let backend = watch.backend(args.machine, &pool)?;
     let program = compile(&graph, &*backend, &params, Policy::Allow)?;
     let in_order = model.inputs().iter().filter_map(|p| inputs.remove(&p.name)).collect();
     let start = Instant::now();
@@ -125,6 +129,7 @@ pub fn run(args: &RunArgs, out: &mut Out) -> Result<Verdict, Failure> {
             _ => return Err(Failure::Usage("--out must end in .npz or .safetensors".into())),
         }
     }
+    watch.tell()?;
     if args.explain {
         note(format!("{found}{}", program.report()).trim_end());
     }

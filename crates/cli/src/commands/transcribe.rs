@@ -15,6 +15,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::out::bar;
+use super::profile::Profiling;
 use super::speech::{Checkpoint, explained, recordings};
 use super::{Failure, Machine, Out, Verdict, note};
 use crate::assets::{self, WHISPER_TINY_EN};
@@ -28,7 +29,8 @@ Examples:
   frit transcribe speech.wav
   frit transcribe talk.mp3 --format srt > talk.srt
   frit transcribe rede.ogg --model whisper-small/ --language de --task translate
-  frit transcribe speech.wav --composed --explain      what was fused, what not, and why";
+  frit transcribe speech.wav --composed --explain      what was fused, what not, and why
+  frit transcribe speech.wav --profile                 where the time goes";
 
 /// A recording up to this long is one window.
 const WINDOW_SECONDS: usize = 30;
@@ -66,6 +68,8 @@ pub struct TranscribeArgs {
     temperature: Option<f32>,
     #[command(flatten)]
     machine: Machine,
+    #[command(flatten)]
+    profiling: Profiling,
     /// Print what was rewritten, fused and composed, and why, to the standard error
     #[arg(long)]
     explain: bool,
@@ -130,7 +134,8 @@ pub fn run(args: &TranscribeArgs, out: &mut Out) -> Result<Verdict, Failure> {
     };
     let pool = args.machine.threads.pool();
     let checkpoint = Checkpoint::open(&folder)?;
-    let backend = args.machine.backend(&pool);
+    let watch = args.profiling.watch();
+    let backend = watch.backend(args.machine, &pool)?;
     let mut model = checkpoint.model(backend, args.machine.rules(), Policy::Allow);
     let options = options(args, checkpoint.options(pool.threads()));
     let (codec, special) = (&checkpoint.tokenizer, checkpoint.tokenizer.special());
@@ -174,6 +179,7 @@ pub fn run(args: &TranscribeArgs, out: &mut Out) -> Result<Verdict, Failure> {
     if args.explain {
         note(explained(model.programs()).trim_end());
     }
+    watch.tell()?;
     Ok(Verdict::Passed)
 }
 

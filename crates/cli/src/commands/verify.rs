@@ -25,7 +25,7 @@ use serde::Serialize;
 
 use super::given::{Given, extension, read, unit};
 use super::out::{row, table};
-use super::{Failure, Out, Threads, Verdict, count, plain};
+use super::{BackendName, Failure, Machine, Out, Threads, Verdict, count, plain};
 
 const EXAMPLES: &str = "\
 A Block is an operation that has a kernel of its own, and a meaning in small operations; both must
@@ -63,6 +63,11 @@ pub struct VerifyArgs {
     /// The most that a Block may differ
     #[arg(long, value_name = "B", default_value_t = 1e-4, value_parser = bound)]
     bound: f64,
+    /// What runs the graphs, composed and fused
+    ///
+    /// [default: cpu; mlx where it is built in and has a GPU]
+    #[arg(long, value_enum)]
+    backend: Option<BackendName>,
     #[command(flatten)]
     threads: Threads,
     /// Print JSON
@@ -122,17 +127,17 @@ pub fn run(args: &VerifyArgs, out: &mut Out) -> Result<Verdict, Failure> {
         "onnx" => onnx(args)?,
         _ => checkpoint(args, &pool)?,
     };
-    let cpu = Cpu::on(pool.clone());
-    let composed = cpu.clone().without_fused();
+    let machine = |composed| Machine { backend: args.backend, composed, threads: args.threads };
+    let (fused, composed) = (machine(false).backend(&pool)?, machine(true).backend(&pool)?);
     let blocks: Vec<Tensor> = subject.rewritten.nodes().into_iter().filter(is_block).collect();
     let outputs = [subject.rewritten.outputs(), &blocks].concat();
     let tapped = Graph::new(subject.rewritten.inputs().to_vec(), outputs)?;
-    let values = |graph: &Graph, backend: &Cpu| -> Result<Vec<Value>, Failure> {
+    let values = |graph: &Graph, backend: &dyn Backend| -> Result<Vec<Value>, Failure> {
         let program = compile(graph, backend, &subject.params, Policy::Allow)?;
         Ok(program.run(subject.inputs.clone())?)
     };
-    let (fast, slow) = (values(&tapped, &cpu)?, values(&tapped, &composed)?);
-    let truth = values(&subject.plain, &composed)?;
+    let (fast, slow) = (values(&tapped, &*fused)?, values(&tapped, &*composed)?);
+    let truth = values(&subject.plain, &*composed)?;
     let compared = |number: usize, name: &str, fused: bool, got: &Value, wanted: &Value| {
         let Difference { max_abs, max_rel, within } = difference(got, wanted, args.bound);
         let (name, spec) = (name.to_string(), got.spec().to_string());
@@ -144,7 +149,7 @@ pub fn run(args: &VerifyArgs, out: &mut Out) -> Result<Verdict, Failure> {
     let first = subject.plain.outputs().len();
     let pairs = blocks.iter().zip(fast[first..].iter().zip(&slow[first..])).enumerate();
     let lines: Vec<Line> = pairs
-        .map(|(i, (t, (got, wanted)))| compared(i + 1, t.name(), is_fused(&cpu, t), got, wanted))
+        .map(|(i, (t, (got, wanted)))| compared(i + 1, t.name(), is_fused(&*fused, t), got, wanted))
         .collect();
     let first_past = lines.iter().find(|l| !l.within).map(|l| l.number);
     let passed = first_past.is_none() && outputs.iter().all(|l| l.within);
@@ -170,10 +175,10 @@ fn is_block(t: &Tensor) -> bool {
     matches!(t.op(), Op::Block(b) if !b.is_container())
 }
 
-fn is_fused(cpu: &Cpu, t: &Tensor) -> bool {
+fn is_fused(backend: &dyn Backend, t: &Tensor) -> bool {
     let specs: Vec<Option<&Spec>> =
         t.inputs().iter().map(|i| i.as_ref().map(|i| i.spec())).collect();
-    matches!(t.op(), Op::Block(b) if cpu.accept(&**b, &specs).is_ok())
+    matches!(t.op(), Op::Block(b) if backend.accept(&**b, &specs).is_ok())
 }
 
 struct Difference {

@@ -23,6 +23,7 @@
 mod conv1d;
 mod dot;
 mod finish;
+mod halves;
 mod linear;
 mod matmul;
 mod pack;
@@ -34,6 +35,7 @@ mod wide;
 
 pub(crate) use conv1d::{ConvShape, conv1d, conv1d_scratch_bytes};
 pub(crate) use dot::FEW;
+pub(crate) use halves::Halves;
 pub(crate) use linear::{
     LinearShape, linear, linear_from, linear_from_scratch_bytes, linear_packed,
     linear_scratch_bytes,

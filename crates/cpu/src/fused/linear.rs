@@ -1,13 +1,16 @@
 //! The product with bias and activation applied to each block of it while that is in the cache. A
-//! weight is packed once for all programs, but for products of few rows, which read it as it is.
+//! weight is packed once for all programs, but for products of few rows, which read it as it is,
+//! or as halves where it is made of them.
 
 use super::for_float;
 use crate::{
-    gemm::{self, LinearShape, Packed},
+    gemm::{self, Halves, LinearShape, Packed},
     kernel::{Context, CpuKernel, Out, View},
+    simd::Element,
 };
 use frit_graph::{Decline, Error, Spec};
 use frit_ops::{Linear, LinearInputs};
+use half::{bf16, f16};
 
 fn geometry(x: &[usize], weight: &[usize]) -> LinearShape {
     let (n, k) = (weight[0], weight[1]);
@@ -39,13 +42,26 @@ impl CpuKernel for Linear {
         for_float!(i.x.dtype(), T => for_float!(i.weight.dtype(), W => {
             let (x, w) = (i.x.slice::<T>()?, i.weight.slice::<W>()?);
             let (y, scratch) = (out.slice_mut::<T>()?, c.scratch());
-            let packed = match shape.m <= gemm::FEW {
-                true => None,
-                false => i.weight.prepacked(|_| Packed::<W>::new(pool, w, shape.n, shape.k)),
+            let (few, known) = (shape.m <= gemm::FEW, &i.weight);
+            let halves = match few && W::IS_F32 {
+                true => known.prepacked(|_| Halves::of(pool, bytemuck::cast_slice(w))),
+                false => None,
             };
-            match packed {
-                Some(p) => gemm::linear_packed::<T, W>(pool, &shape, x, &p, bias, f, y, scratch),
-                None => gemm::linear::<T, W>(pool, &shape, x, w, bias, f, y, scratch),
+            let packed = match few {
+                true => None,
+                false => known.prepacked(|_| Packed::<W>::new(pool, w, shape.n, shape.k)),
+            };
+            match (packed, halves.as_deref()) {
+                (Some(p), _) => {
+                    gemm::linear_packed::<T, W>(pool, &shape, x, &p, bias, f, y, scratch);
+                }
+                (None, Some(Halves::F16(w))) => {
+                    gemm::linear::<T, f16>(pool, &shape, x, w, bias, f, y, scratch);
+                }
+                (None, Some(Halves::BF16(w))) => {
+                    gemm::linear::<T, bf16>(pool, &shape, x, w, bias, f, y, scratch);
+                }
+                (None, _) => gemm::linear::<T, W>(pool, &shape, x, w, bias, f, y, scratch),
             }
         }));
         Ok(())

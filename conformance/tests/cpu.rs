@@ -2,10 +2,7 @@
 
 use frit_conformance::{expect_none, judge, primitives, run_case};
 use frit_cpu::{Cpu, Pool};
-use frit_graph::{
-    Backend, Binary, Compare, DType, Graph, Params, Policy, Reduce, Reference, Spec, Tensor, Unary,
-    Value, compile,
-};
+use frit_graph::{Backend, DType, Graph, Params, Policy, Reference, Spec, compile};
 use frit_ops::{CATALOGUE, DynCase};
 use std::{collections::BTreeSet, fs, path::Path};
 

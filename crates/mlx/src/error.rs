@@ -42,7 +42,10 @@ pub enum MlxError {
         said: String,
     },
     /// The bridge or MLX itself cannot be loaded.
-    #[error("cannot load {}: {why}", path.display())]
+    #[error(
+        "cannot load {}: {why} (what it names must be installed, or lie beside MLX as in its package)",
+        path.display()
+    )]
     Load {
         /// The library.
         path: PathBuf,

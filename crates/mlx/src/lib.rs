@@ -27,6 +27,7 @@ mod kernel;
 mod known;
 mod plan;
 mod prim;
+mod repack;
 mod results;
 mod run;
 

@@ -4,10 +4,12 @@ use crate::{
     Device, MlxError,
     ffi::{Library, Session},
     fused::{Entry, FUSED},
-    kernel::Kernel,
+    kernel::{Kernel, declined},
     plan,
+    repack::{is_simple, repacked},
 };
 use frit_graph::{Backend, Decline, DynBlock, Error, Executable, Graph, Params, Spec};
+use frit_ops::QuantizedMatmul;
 use std::path::Path;
 
 /// Apple's MLX.
@@ -35,6 +37,7 @@ pub struct Mlx {
     device: Device,
     fused: bool,
     compiled: bool,
+    packed: bool,
 }
 
 impl Mlx {
@@ -45,7 +48,8 @@ impl Mlx {
     pub fn new() -> Result<Mlx, MlxError> {
         let library = Library::get()?;
         let device = if library.gpus() > 0 { Device::Gpu } else { Device::Cpu };
-        Ok(Mlx { library, device, fused: true, compiled: false })
+        let packed = device == Device::Gpu;
+        Ok(Mlx { library, device, fused: true, compiled: false, packed })
     }
 
     /// On this device.
@@ -53,7 +57,7 @@ impl Mlx {
     /// # Errors
     /// As [`Mlx::new`]; a device that is not there.
     pub fn on(device: Device) -> Result<Mlx, MlxError> {
-        let mlx = Mlx { device, ..Mlx::new()? };
+        let mlx = Mlx { device, ..Mlx::new()? }.with_packed(device == Device::Gpu);
         match device == Device::Gpu && mlx.library.gpus() == 0 {
             true => Err(MlxError::NoDevice { device: device.name() }),
             false => Ok(mlx),
@@ -79,6 +83,14 @@ impl Mlx {
     /// that looks at numbers while its graph is built, as rotary embeddings do, runs as it is.
     pub fn compiled(mut self) -> Mlx {
         self.compiled = true;
+        self
+    }
+
+    /// Whether weights in the simple blocks of GGML (`Q4_0`, `Q4_1`, `Q8_0`) stay packed, in MLX's own
+    /// layout, or are unpacked once to f32. They stay packed on a GPU; on a CPU, MLX's product with
+    /// packed weights takes longer.
+    pub fn with_packed(mut self, packed: bool) -> Mlx {
+        self.packed = packed;
         self
     }
 
@@ -134,11 +146,15 @@ impl Backend for Mlx {
         if !self.fused {
             return Err(Decline::Off);
         }
+        let blocks = block.downcast::<QuantizedMatmul>().is_some_and(|q| is_simple(q.encoding));
+        if blocks && !self.packed {
+            return declined("on a CPU, weights are unpacked once");
+        }
         let entry = Mlx::entry(block).ok_or(Decline::NoKernel)?;
         (entry.accept)(block, inputs)
     }
 
     fn prepare(&self, graph: &Graph, params: &Params) -> Result<Box<dyn Executable>, Error> {
-        Ok(Box::new(plan::build(self, graph, params)?))
+        Ok(Box::new(plan::build(self, &repacked(graph)?, params)?))
     }
 }

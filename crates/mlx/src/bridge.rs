@@ -23,7 +23,7 @@ const SHOWN: usize = 2000;
 ///
 /// # Errors
 /// No compiler, one that refuses, a folder that cannot be written.
-pub fn ensure(mlx: &Installation) -> Result<PathBuf, MlxError> {
+pub(crate) fn ensure(mlx: &Installation) -> Result<PathBuf, MlxError> {
     let path = place(mlx);
     if path.is_file() {
         return Ok(path);

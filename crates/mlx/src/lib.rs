@@ -16,7 +16,7 @@
 #![deny(unsafe_code)]
 
 mod backend;
-pub mod bridge;
+mod bridge;
 mod calls;
 mod error;
 #[expect(unsafe_code, reason = "foreign functions; all that is unsafe stands in this folder")]
@@ -27,6 +27,7 @@ mod kernel;
 mod known;
 mod plan;
 mod prim;
+mod repack;
 mod results;
 mod run;
 

@@ -1,4 +1,5 @@
-//! `mx::quantized_matmul`, for affine groups: the same layout as ours.
+//! `mx::quantized_matmul`, for affine groups, which have the same layout as ours, and for the blocks
+//! of GGML that say the same ([`crate::repack`]).
 //!
 //! On a CPU, MLX sums in the type of `x`; narrow types are widened there.
 
@@ -7,15 +8,19 @@ use crate::{
     Device,
     ffi::{Array, Call},
     kernel::{Context, MlxKernel, Operand, declined},
+    repack::is_simple,
 };
 use frit_graph::{DType, Decline, Error, Spec};
 use frit_ops::{Activations, QuantizedMatmul, QuantizedMatmulInputs};
 
 impl MlxKernel for QuantizedMatmul {
     fn accept(&self, i: &QuantizedMatmulInputs<&Spec>) -> Result<(), Decline> {
-        group(self.encoding)?;
-        if i.scales.is_none() {
-            return declined("affine groups need scales");
+        // Simple blocks are repacked before this is lowered.
+        if !is_simple(self.encoding) {
+            group(self.encoding)?;
+            if i.scales.is_none() {
+                return declined("affine groups need scales");
+            }
         }
         match self.activations {
             Activations::Exact => Ok(()),

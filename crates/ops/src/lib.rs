@@ -47,6 +47,7 @@ catalogue! {
     silu::Silu {} fast { silu };
     softmax::Softmax {} fast { softmax };
     linear::Linear { Activation, LinearInputs } fast { linear };
+    conv::Conv { ConvInputs } fast { conv };
     conv1d::Conv1d { Conv1dInputs } fast { conv1d };
     embedding::Embedding { EmbeddingInputs } fast { embedding };
     cache_append::CacheAppend { CacheAppendInputs } fast { cache_append };

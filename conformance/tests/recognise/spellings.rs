@@ -30,7 +30,7 @@ fn scalar(n: f64) -> Tensor {
     Tensor::scalar(DType::F32, n)
 }
 
-fn constant(shape: &[usize], f: impl Fn(&[usize]) -> f64) -> Tensor {
+pub(crate) fn constant(shape: &[usize], f: impl Fn(&[usize]) -> f64) -> Tensor {
     let spec = Spec::new(DType::F32, shape);
     let strides = frit_graph::row_major(shape);
     let at =

@@ -74,6 +74,10 @@ impl Cpu {
         &self.pool
     }
 
+    pub(crate) fn is_fused(&self) -> bool {
+        self.fused
+    }
+
     pub(crate) fn shelf(&self) -> &Arc<Shelf> {
         &self.shelf
     }

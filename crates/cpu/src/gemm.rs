@@ -34,7 +34,7 @@ mod tile;
 mod wide;
 
 pub(crate) use conv::{ConvShape, Sweep, conv, conv_scratch_bytes};
-pub(crate) use dot::FEW;
+pub(crate) use dot::FEW_PACKED;
 pub(crate) use finish::lanes;
 pub(crate) use linear::{
     LinearShape, linear, linear_from, linear_from_scratch_bytes, linear_packed,

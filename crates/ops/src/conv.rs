@@ -1,7 +1,9 @@
 //! Convolution over any number of axes.
 
+mod recognise;
+
 use crate::{Activation, Array, Case, Entry, Options, catalogue::normal, check};
-use frit_graph::{Block, ShapeError, Spec, Tensor, operands, row_major};
+use frit_graph::{Block, Rule, ShapeError, Spec, Tensor, operands, row_major};
 
 /// `y[b, o, p] = activation(bias[o] + sum_{c, j} weight[o, c, j] x[b, c, p*stride + j*dilation - before])`,
 /// the sum over the channels of o's group; places p and taps j have a coordinate for each axis, and
@@ -252,6 +254,10 @@ impl Entry for Conv {
     fn flops(&self, i: ConvInputs<&Spec>) -> Option<f64> {
         let places: usize = self.extents(&i.x.shape, &i.weight.shape)?.iter().product();
         Some(2.0 * (i.x.shape[0] * places * i.weight.numel()) as f64)
+    }
+
+    fn recognise() -> Vec<Rule> {
+        recognise::rules()
     }
 
     fn cases() -> Vec<Case<Conv>> {

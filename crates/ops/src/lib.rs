@@ -59,7 +59,7 @@ catalogue! {
 /// Every rule that finds an operation in a graph of primitives, for [`frit_graph::recognise`]:
 /// where two formulas end in the same node, the larger one comes first.
 pub fn recognisers() -> Vec<frit_graph::Rule> {
-    let larger = ["scaled_dot_product_attention", "linear", "layer_norm", "rope", "swiglu"];
+    let larger = ["scaled_dot_product_attention", "linear", "conv", "layer_norm", "rope", "swiglu"];
     let place = |l: &&Line| larger.iter().position(|n| *n == l.name).unwrap_or(larger.len());
     let mut lines: Vec<&Line> = CATALOGUE.iter().collect();
     lines.sort_by_key(place);

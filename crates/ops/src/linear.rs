@@ -2,6 +2,8 @@
 
 mod recognise;
 
+pub(crate) use recognise::{activations, widened};
+
 use crate::{Array, Case, Entry, GeluForm, Options, catalogue::{Operand, normal}, check};
 use frit_graph::{Block, DType, Rule, ShapeError, Spec, Tensor, operands};
 

@@ -131,9 +131,9 @@ impl Options {
             Some(OptionValue::List(l)) if l.iter().all(whole) => {
                 Ok(Some(l.iter().map(|n| *n as usize).collect()))
             }
-            Some(other) => {
-                Err(format!("option `{name}` must be a list of whole numbers from 0, got {other:?}"))
-            }
+            Some(other) => Err(format!(
+                "option `{name}` must be a list of whole numbers from 0, got {other:?}"
+            )),
         }
     }
 

@@ -39,7 +39,7 @@ impl CpuKernel for Linear {
         for_float!(i.x.dtype(), T => for_float!(i.weight.dtype(), W => {
             let (x, w) = (i.x.slice::<T>()?, i.weight.slice::<W>()?);
             let (y, scratch) = (out.slice_mut::<T>()?, c.scratch());
-            let packed = match shape.m <= gemm::FEW {
+            let packed = match shape.m <= gemm::FEW_PACKED {
                 true => None,
                 false => i.weight.prepacked(|_| Packed::<W>::new(pool, w, shape.n, shape.k)),
             };

@@ -9,9 +9,9 @@ use super::finish::Bias;
 use super::pack::{Columns, Rows, Strided};
 use super::product::{Local, Sink, local_products};
 use super::tile::MC;
-use super::{Raw, lines, share, take};
+use super::{Raw, lines, on, share, take};
 use crate::Pool;
-use crate::simd::{Element, Isa, MAX_LANES, isa};
+use crate::simd::{Element, Isa, MAX_LANES, Simd, WithSimd, isa};
 
 /// A window that slides along one axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,8 +170,10 @@ pub(super) fn conv_on<T: Element, W: Element>(
         }
     };
     // A place is a group of a batch row.
-    let rows = |place: usize| {
-        Rows { at: Raw(weight.add(place % groups * m * k)), row: k as isize, step: 1 }
+    let rows = |place: usize| Rows {
+        at: Raw(weight.add(place % groups * m * k)),
+        row: k as isize,
+        step: 1,
     };
     let sink = |place: usize| Sink {
         c: Raw(c.add(place * m * n)),
@@ -185,8 +187,7 @@ pub(super) fn conv_on<T: Element, W: Element>(
     // SAFETY: the slices are as long as the shape says.
     unsafe {
         if shape.is_pointwise() {
-            let columns =
-                |p| Strided { at: at(p), k, columns: n, step: plane as isize, column: 1 };
+            let columns = |p| Strided { at: at(p), k, columns: n, step: plane as isize, column: 1 };
             local_products(pool, &e, rows, columns, sink, scratch);
         } else {
             let columns = |p| Unfolded { at: at(p), channels, plane, shape };
@@ -197,6 +198,8 @@ pub(super) fn conv_on<T: Element, W: Element>(
 
 /// Channels that are unfolded at a time, so that the rows of all taps meet in the cache.
 const CHANNELS: usize = 16;
+/// Taps that are unfolded at a time.
+const TAPS: usize = 32;
 /// The widest panel.
 const WIDEST: usize = 2 * MAX_LANES;
 /// The place of a column that a tap does not meet.
@@ -215,28 +218,50 @@ impl<T: Element> Columns for Unfolded<'_, T> {
     type T = T;
 
     unsafe fn pack(self, first: usize, width: usize, panel: *mut T) {
-        let (sweeps, taps) = (&self.shape.sweeps[..], self.shape.taps());
-        let columns = width.min(self.shape.places() - first);
-        for channel in (0..self.channels).step_by(CHANNELS) {
-            let some = Unfolded {
-                at: Raw(self.at.add(channel * self.plane)),
-                channels: CHANNELS.min(self.channels - channel),
-                ..self
-            };
-            let panel = panel.wrapping_add(channel * taps * width);
-            for tap in 0..taps {
-                let mut from = [OUTSIDE; WIDEST];
-                met(sweeps, tap, first, &mut from[..columns]);
-                let row = panel.wrapping_add(tap * width);
-                // SAFETY: the panel has `channels * taps` rows of `width`, and the places of
-                // `from` exist in every channel.
-                unsafe {
-                    match (line(&from[..width]), width) {
-                        (Some((start, 1)), 16) => some.along::<16, 1>(start, taps, row),
-                        (Some((start, 2)), 16) => some.along::<16, 2>(start, taps, row),
-                        (Some((start, 1)), 32) => some.along::<32, 1>(start, taps, row),
-                        (Some((start, 2)), 32) => some.along::<32, 2>(start, taps, row),
-                        _ => some.gather(&from[..width], taps, row),
+        // Compiled for the widest vectors, though it only moves elements.
+        on(isa(), Pack { from: self, first, width, panel });
+    }
+}
+
+/// The packing of one panel.
+struct Pack<'a, T> {
+    from: Unfolded<'a, T>,
+    first: usize,
+    width: usize,
+    panel: *mut T,
+}
+
+impl<T: Element> WithSimd for Pack<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        match self.width {
+            8 => self.of::<8>(),
+            16 => self.of::<16>(),
+            _ => self.of::<WIDEST>(),
+        }
+    }
+}
+
+impl<T: Element> Pack<'_, T> {
+    #[inline(always)]
+    fn of<const N: usize>(self) {
+        let Unfolded { at, channels, plane, shape } = self.from;
+        let (sweeps, taps) = (&shape.sweeps[..], shape.taps());
+        let columns = N.min(shape.places() - self.first);
+        for tap in (0..taps).step_by(TAPS) {
+            let some = TAPS.min(taps - tap);
+            let mut met = [Met::<N>::NOTHING; TAPS];
+            for (i, met) in met[..some].iter_mut().enumerate() {
+                *met = Met::new(sweeps, tap + i, self.first, columns, plane);
+            }
+            for channel in (0..channels).step_by(CHANNELS) {
+                for (i, met) in met[..some].iter().enumerate() {
+                    for c in channel..channels.min(channel + CHANNELS) {
+                        let row = self.panel.wrapping_add((c * taps + tap + i) * N);
+                        // SAFETY: the panel has `channels * taps` rows of N, and the group so
+                        // many channels of one plane each.
+                        unsafe { met.row(at.add(c * plane).cast_const(), row) };
                     }
                 }
             }
@@ -244,8 +269,91 @@ impl<T: Element> Columns for Unfolded<'_, T> {
     }
 }
 
+/// What a tap meets of a channel in the columns of a panel.
+#[derive(Clone, Copy)]
+struct Met<const N: usize> {
+    kind: Kind,
+    /// The place of each column, or [`OUTSIDE`].
+    from: [usize; N],
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Columns that follow each other.
+    Run,
+    /// Every other element.
+    Pairs,
+    /// One run up to a column and another from there on, each given by where it had begun if it
+    /// began with the panel. Columns may be outside.
+    Two {
+        second: usize,
+        starts: [usize; 2],
+    },
+    Any,
+}
+
+impl<const N: usize> Met<N> {
+    const NOTHING: Met<N> = Met { kind: Kind::Any, from: [OUTSIDE; N] };
+
+    #[inline(always)]
+    fn new(sweeps: &[Sweep], tap: usize, first: usize, columns: usize, plane: usize) -> Met<N> {
+        let mut from = [OUTSIDE; N];
+        places(sweeps, tap, first, &mut from[..columns]);
+        let follow = |step: usize| from.windows(2).all(|w| w[1] == w[0].wrapping_add(step));
+        let inside = from[0] != OUTSIDE && from[N - 1] != OUTSIDE;
+        let kind = match inside {
+            true if follow(1) => Kind::Run,
+            true if follow(2) => Kind::Pairs,
+            _ => Kind::two(&from, plane).unwrap_or(Kind::Any),
+        };
+        Met { kind, from }
+    }
+
+    /// Writes the row of a channel.
+    ///
+    /// # Safety
+    /// The channel is a whole plane, and the row has room for N elements.
+    #[inline(always)]
+    unsafe fn row<T: Element>(&self, x: *const T, row: *mut T) {
+        let from = &self.from;
+        // SAFETY: places are inside of the plane, and so are N elements from both starts.
+        unsafe {
+            match self.kind {
+                Kind::Run => (0..N).for_each(|i| *row.add(i) = *x.add(from[0] + i)),
+                Kind::Pairs => (0..N).for_each(|i| *row.add(i) = *x.add(from[0] + 2 * i)),
+                Kind::Two { second, starts: [a, b] } => {
+                    for i in 0..N {
+                        let (a, b) = (*x.add(a + i), *x.add(b + i));
+                        let v = if i < second { a } else { b };
+                        *row.add(i) = if from[i] == OUTSIDE { T::ZERO } else { v };
+                    }
+                }
+                Kind::Any => {
+                    for (i, &f) in from.iter().enumerate() {
+                        *row.add(i) = if f == OUTSIDE { T::ZERO } else { *x.add(f) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Kind {
+    /// The kind of two runs, if it is that, and all that would be read for it is in the plane.
+    fn two(from: &[usize], plane: usize) -> Option<Kind> {
+        let start = |i: usize| (from[i] != OUTSIDE).then(|| from[i].wrapping_sub(i));
+        let mut starts = (0..from.len()).filter_map(|i| Some((i, start(i)?)));
+        let all = starts.clone();
+        let a = starts.next()?.1;
+        let (second, b) = starts.find(|s| s.1 != a).unwrap_or((from.len(), a));
+        let fits = { all }.all(|(i, s)| s == if i < second { a } else { b });
+        let room = [a, b].iter().all(|s| s.checked_add(from.len()).is_some_and(|end| end <= plane));
+        (fits && room).then_some(Kind::Two { second, starts: [a, b] })
+    }
+}
+
 /// The places of a channel that a tap meets in the columns from `first` on.
-fn met(sweeps: &[Sweep], tap: usize, first: usize, from: &mut [usize]) {
+fn places(sweeps: &[Sweep], tap: usize, first: usize, from: &mut [usize]) {
     from.fill(0);
     let (mut tap, mut run, mut step) = (tap, 1, 1);
     for s in sweeps.iter().rev() {
@@ -264,50 +372,5 @@ fn met(sweeps: &[Sweep], tap: usize, first: usize, from: &mut [usize]) {
         }
         run *= s.outputs;
         step *= s.length;
-    }
-}
-
-/// The first place and the distance, where places follow each other at one distance.
-fn line(from: &[usize]) -> Option<(usize, usize)> {
-    let step = from.get(1)?.wrapping_sub(from[0]);
-    let even = from[0] != OUTSIDE && from.windows(2).all(|w| w[1].wrapping_sub(w[0]) == step);
-    (even && from[from.len() - 1] != OUTSIDE).then_some((from[0], step))
-}
-
-impl<T: Element> Unfolded<'_, T> {
-    /// The rows of a tap, one a channel; constants make it a copy of vectors.
-    ///
-    /// # Safety
-    /// As for [`Unfolded::gather`], with `N` places from `start` on.
-    unsafe fn along<const N: usize, const STEP: usize>(
-        self,
-        start: usize,
-        taps: usize,
-        row: *mut T,
-    ) {
-        for channel in 0..self.channels {
-            let x = self.at.add(channel * self.plane + start).cast_const();
-            let row = row.wrapping_add(channel * taps * N);
-            for i in 0..N {
-                // SAFETY: the caller's contract.
-                unsafe { *row.add(i) = *x.add(i * STEP) };
-            }
-        }
-    }
-
-    /// The rows of a tap, one a channel, zero where nothing is met.
-    ///
-    /// # Safety
-    /// The panel has such a row for every channel, the first at `row`, and each channel has the
-    /// places of `from`.
-    unsafe fn gather(self, from: &[usize], taps: usize, row: *mut T) {
-        for channel in 0..self.channels {
-            let x = self.at.add(channel * self.plane).cast_const();
-            let row = row.wrapping_add(channel * taps * from.len());
-            for (i, &f) in from.iter().enumerate() {
-                // SAFETY: the caller's contract.
-                unsafe { *row.add(i) = if f == OUTSIDE { T::ZERO } else { *x.add(f) } };
-            }
-        }
     }
 }

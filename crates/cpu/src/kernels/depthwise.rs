@@ -247,18 +247,19 @@ impl<T: Element> Band<'_, T> {
         let mut sums = [[s.splat(self.bias); V]; R];
         for (&w, &place) in self.weights.iter().zip(places) {
             let w = s.splat(w);
-            for (r, sums) in sums.iter_mut().enumerate() {
-                for (v, sum) in sums.iter_mut().enumerate() {
+            for r in 0..R {
+                for v in 0..V {
                     // SAFETY: the room has whole vectors of every row and tap.
                     let x = unsafe { s.load(from.add(place + r * step + v * S::LANES)) };
-                    *sum = s.fma(x, w, *sum);
+                    sums[r][v] = s.fma(x, w, sums[r][v]);
                 }
             }
         }
         let activation = lanes(self.activation);
         let width = self.cut.columns.outputs;
-        for (r, sums) in sums.into_iter().enumerate() {
-            for (v, mut sum) in sums.into_iter().enumerate() {
+        for r in 0..R {
+            for v in 0..V {
+                let mut sum = sums[r][v];
                 if let Some(f) = activation {
                     sum = activate(s, f, sum);
                 }

@@ -53,8 +53,14 @@ impl Case<'_> {
 
     /// The definition: sums over the channels of the group and the taps that meet x. Each result
     /// comes with the sum of the magnitudes of its terms.
-    fn truth<T: Element, W: Element>(&self, x: &[T], weight: &[W], shape: &ConvShape) -> Vec<(f64, f64)> {
-        let (inner, filters) = (self.channels / self.options.groups, self.out / self.options.groups);
+    fn truth<T: Element, W: Element>(
+        &self,
+        x: &[T],
+        weight: &[W],
+        shape: &ConvShape,
+    ) -> Vec<(f64, f64)> {
+        let (inner, filters) =
+            (self.channels / self.options.groups, self.out / self.options.groups);
         let (places, plane) = (shape.places(), shape.plane());
         let taps: usize = shape.sweeps.iter().map(|s| s.taps).product();
         let mut want = Vec::new();
@@ -67,11 +73,13 @@ impl Case<'_> {
                     let p = place % s.outputs * s.stride + tap_left % s.taps * s.dilation;
                     let p = p.checked_sub(s.before).filter(|&p| p < s.length);
                     at = at.zip(p).map(|(at, p)| at + p * step);
-                    (place, tap_left, step) = (place / s.outputs, tap_left / s.taps, step * s.length);
+                    (place, tap_left, step) =
+                        (place / s.outputs, tap_left / s.taps, step * s.length);
                 }
                 let Some(at) = at else { continue };
                 let channel = row * self.channels + f / filters * inner + c;
-                let term = wide(weight[(f * inner + c) * taps + tap]) * wide(x[channel * plane + at]);
+                let term =
+                    wide(weight[(f * inner + c) * taps + tap]) * wide(x[channel * plane + at]);
                 sum += term;
                 size += term.abs();
             }
@@ -181,7 +189,11 @@ fn several_axes<T: Element, W: Element>() {
 fn alone_on_their_channels<T: Element, W: Element>() {
     plain(3, 3, &[(9, 3), (75, 3)]).groups(3).pads(&[(1, 1), (1, 1)]).batch(2).holds::<T, W>();
     plain(2, 4, &[(6, 5), (13, 5)]).groups(2).pads(&[(2, 2), (2, 2)]).holds::<T, W>();
-    plain(2, 2, &[(11, 5), (70, 3)]).groups(2).strides(&[2, 3]).pads(&[(2, 1), (4, 0)]).holds::<T, W>();
+    plain(2, 2, &[(11, 5), (70, 3)])
+        .groups(2)
+        .strides(&[2, 3])
+        .pads(&[(2, 1), (4, 0)])
+        .holds::<T, W>();
     plain(2, 2, &[(9, 2), (40, 3)]).groups(2).strides(&[1, 2]).dilations(&[3, 5]).holds::<T, W>();
     plain(2, 2, &[(1, 3), (1, 3)]).groups(2).pads(&[(2, 2), (2, 2)]).holds::<T, W>();
     // So wide that a band has few rows, and so high that there are many bands.

@@ -169,7 +169,7 @@ fn what_is_not_of_a_channel_or_needed_elsewhere_stays() {
         }
         expect_none(differs(name, &graph, &found, &values, 1e-6).into_iter().collect());
     };
-    let elsewhere = Some("needed");
+    let elsewhere = Some("output of the graph");
     stay("numbers at run time", |x| vec![conv(&x[0], padded()) * &x[1]], None);
     stay(
         "numbers along a row",

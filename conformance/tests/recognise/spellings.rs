@@ -110,6 +110,24 @@ fn norms_of_exporters_are_found() {
 }
 
 #[test]
+fn norms_over_several_last_axes_are_norms_over_one() {
+    let rms: &[&str] = &["RmsNorm { eps: 1e-6 }"];
+    let x = normal(&[3, 2, 4, 6]);
+    check(vec![
+        spelling("two axes, a weight of two", &[x.clone(), normal(&[4, 6])], rms, |x| {
+            &x[0] * ((&x[0] * &x[0]).mean(&[-1, -2]) + 1e-6).rsqrt() * &x[1]
+        }),
+        spelling("two axes, a weight along one", &[x.clone(), normal(&[4, 1])], rms, |x| {
+            &x[0] / ((&x[0] * &x[0]).mean(&[-1, -2]) + 1e-6).sqrt() * &x[1]
+        }),
+        spelling("all but the first, what comes before stays", &[x.clone(), x.clone()], rms, |x| {
+            let sum = &x[0] + &x[1];
+            &sum * ((&sum * &sum).mean(&[1, 2, 3]) + 1e-6).rsqrt()
+        }),
+    ]);
+}
+
+#[test]
 fn a_norm_in_f32_between_halves_becomes_one_norm_of_halves() {
     let specs = [Spec::new(DType::F16, [2, 8]), Spec::new(DType::F16, [8])];
     let graph = Graph::trace(&specs, |x| {

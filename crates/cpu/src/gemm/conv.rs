@@ -322,10 +322,10 @@ impl<const N: usize> Met<N> {
                 Kind::Run => (0..N).for_each(|i| *row.add(i) = *x.add(from[0] + i)),
                 Kind::Pairs => (0..N).for_each(|i| *row.add(i) = *x.add(from[0] + 2 * i)),
                 Kind::Two { second, starts: [a, b] } => {
-                    for i in 0..N {
+                    for (i, &f) in from.iter().enumerate() {
                         let (a, b) = (*x.add(a + i), *x.add(b + i));
                         let v = if i < second { a } else { b };
-                        *row.add(i) = if from[i] == OUTSIDE { T::ZERO } else { v };
+                        *row.add(i) = if f == OUTSIDE { T::ZERO } else { v };
                     }
                 }
                 Kind::Any => {

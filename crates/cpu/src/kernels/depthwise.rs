@@ -234,6 +234,7 @@ impl<T: Element> Band<'_, T> {
     ///
     /// # Safety
     /// These rows exist, and at least one column of the last vector.
+    #[expect(clippy::needless_range_loop, reason = "iterators leave the sums in memory")]
     #[inline(always)]
     unsafe fn sums<S: Simd, const R: usize, const V: usize>(
         &self,

@@ -166,6 +166,6 @@ fn linked(members: &[Tensor]) -> Option<(Chain, Vec<Tensor>)> {
         places.insert(t.id(), to);
         links.push(Link { function: function(t)?, from, to });
     }
-    let fits = operands.len() <= OPERANDS;
-    fits.then(|| (Chain { links, operands: operands.len() }, operands))
+    let chain = Chain { links, operands: operands.len() };
+    (operands.len() <= OPERANDS).then_some((chain, operands))
 }

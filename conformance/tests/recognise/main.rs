@@ -1,5 +1,6 @@
 //! Operations found in graphs of primitives that nobody annotated.
 
+mod convolutions;
 mod near_misses;
 mod random;
 mod spellings;
@@ -68,6 +69,7 @@ const NOT_FOUND: &[(&str, &str)] = &[
     ("einsum", "its composed form is products, sums and transposes, as good as primitives"),
     ("dequantize", "packed weights are Blocks from the start; nobody else unpacks these bytes"),
     ("quantized_matmul", "as dequantize"),
+    ("conv", "pads, slices and a product; readers of files make the Block itself"),
     ("conv1d", "slices, a concatenation and a product; readers of files make the Block itself"),
 ];
 
@@ -101,10 +103,10 @@ fn every_composed_form_is_recognised_as_its_operation_with_the_same_numbers() {
 fn no_rule_claims_what_it_does_not_compute() {
     // What an operation may be found inside of another one, besides itself.
     let inside = |found: &str, of: &str| match found {
-        "gelu" | "silu" => matches!(of, "linear" | "conv1d" | "swiglu" | "gelu" | "silu"),
+        "gelu" | "silu" => matches!(of, "linear" | "conv" | "conv1d" | "swiglu" | "gelu" | "silu"),
         // A layer norm is the norm of what is centred.
         "rms_norm" => of == "layer_norm",
-        "linear" => matches!(of, "einsum" | "conv1d"),
+        "linear" => matches!(of, "einsum" | "conv" | "conv1d"),
         _ => false,
     };
     let mut complaints = Vec::new();

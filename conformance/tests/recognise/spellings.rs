@@ -30,7 +30,7 @@ fn scalar(n: f64) -> Tensor {
     Tensor::scalar(DType::F32, n)
 }
 
-fn constant(shape: &[usize], f: impl Fn(&[usize]) -> f64) -> Tensor {
+pub(crate) fn constant(shape: &[usize], f: impl Fn(&[usize]) -> f64) -> Tensor {
     let spec = Spec::new(DType::F32, shape);
     let strides = frit_graph::row_major(shape);
     let at =
@@ -105,6 +105,24 @@ fn norms_of_exporters_are_found() {
             let d = &m - &x[0];
             let inverse = ((&d * &d).mean(&[-1]) + 1e-5).rsqrt() * &x[1];
             &x[0] * &inverse + (&x[2] - m * inverse)
+        }),
+    ]);
+}
+
+#[test]
+fn norms_over_several_last_axes_are_norms_over_one() {
+    let rms: &[&str] = &["RmsNorm { eps: 1e-6 }"];
+    let x = normal(&[3, 2, 4, 6]);
+    check(vec![
+        spelling("two axes, a weight of two", &[x.clone(), normal(&[4, 6])], rms, |x| {
+            &x[0] * ((&x[0] * &x[0]).mean(&[-1, -2]) + 1e-6).rsqrt() * &x[1]
+        }),
+        spelling("two axes, a weight along one", &[x.clone(), normal(&[4, 1])], rms, |x| {
+            &x[0] / ((&x[0] * &x[0]).mean(&[-1, -2]) + 1e-6).sqrt() * &x[1]
+        }),
+        spelling("all but the first, what comes before stays", &[x.clone(), x.clone()], rms, |x| {
+            let sum = &x[0] + &x[1];
+            &sum * ((&sum * &sum).mean(&[1, 2, 3]) + 1e-6).rsqrt()
         }),
     ]);
 }

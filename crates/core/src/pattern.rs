@@ -318,6 +318,37 @@ impl Pattern {
         }
     }
 
+    /// Functions without which nothing is near it, each by the names that it may be spelled with:
+    /// products and sums with a wrong number are met everywhere.
+    pub(crate) fn telling(&self, into: &mut Vec<&'static [&'static str]>) {
+        match &*self.0 {
+            Kind::Unary(f, p) => {
+                match f {
+                    Unary::Erf => into.push(&["erf"]),
+                    Unary::Tanh => into.push(&["tanh"]),
+                    Unary::Sigmoid | Unary::Exp => into.push(&["sigmoid", "exp"]),
+                    Unary::Sqrt | Unary::Rsqrt => into.push(&["sqrt", "rsqrt", "pow"]),
+                    _ => {}
+                }
+                p.telling(into);
+            }
+            Kind::Product(items) | Kind::Sum(items) => items.iter().for_each(|p| p.telling(into)),
+            Kind::Reduce(_, _, p)
+            | Kind::Mean(_, p)
+            | Kind::Over(p)
+            | Kind::Neg(p)
+            | Kind::Named(_, p)
+            | Kind::Where(p, _, _) => p.telling(into),
+            Kind::Binary(_, a, b) | Kind::Compare(_, a, b) | Kind::MatMul(a, b) => {
+                a.telling(into);
+                b.telling(into);
+            }
+            Kind::Select(a, b, c) => [a, b, c].iter().for_each(|p| p.telling(into)),
+            // Which one it is is open.
+            Kind::OneOf(_) | Kind::Any(_) | Kind::Vector(_) | Kind::Number(_) | Kind::Near(_) => {}
+        }
+    }
+
     /// Names of the nodes that it can be rooted at, casts aside.
     pub(crate) fn roots(&self, into: &mut BTreeSet<&'static str>) {
         match &*self.0 {

@@ -85,6 +85,10 @@ impl Cpu {
         self.profile.as_ref()
     }
 
+    pub(crate) fn is_fused(&self) -> bool {
+        self.fused
+    }
+
     pub(crate) fn shelf(&self) -> &Arc<Shelf> {
         &self.shelf
     }

@@ -11,16 +11,17 @@
 //! ```
 //!
 //! - `product` drives it: how much is packed at a time, and the blocks as tasks of the pool.
+//!   Convolutions pack the columns of a task in that task (`local_products`).
 //! - `pack` makes panels; the panels of a constant weight are made once ([`Packed`]).
 //! - `dot` does products of few rows, which read a matrix once and are bound by memory.
-//! - `matmul`, `linear` and `conv1d` say where operands lie; `wide` has f64 and i32.
+//! - `matmul`, `linear` and `conv` say where operands lie; `wide` has f64 and i32.
 //!
 //! **Same bits on any number of threads.** The partition comes from the shapes alone, and every
 //! element of C is summed in one order: chains of at most `KC` fused steps, then those sums in turn.
 //!
 //! The pool shares out tasks that write disjoint parts of C; pointers go to them as `Raw`.
 
-mod conv1d;
+mod conv;
 mod dot;
 mod finish;
 mod halves;
@@ -33,8 +34,9 @@ mod tests;
 mod tile;
 mod wide;
 
-pub(crate) use conv1d::{ConvShape, conv1d, conv1d_scratch_bytes};
-pub(crate) use dot::FEW;
+pub(crate) use conv::{ConvShape, Sweep, conv, conv_scratch_bytes};
+pub(crate) use dot::FEW_PACKED;
+pub(crate) use finish::lanes;
 pub(crate) use halves::Halves;
 pub(crate) use linear::{
     LinearShape, linear, linear_from, linear_from_scratch_bytes, linear_packed,
@@ -43,6 +45,8 @@ pub(crate) use linear::{
 pub(crate) use matmul::{BatchAxis, Product, matmul, matmul_scratch_bytes};
 pub(crate) use pack::{Columns, Packed};
 pub(crate) use wide::{matmul_f64, matmul_i32};
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Pool;
 use crate::simd::{self, Isa, WithSimd, dispatch, dispatch_on};
@@ -108,4 +112,36 @@ pub(crate) fn take<T>(scratch: &mut &mut [u8], n: usize) -> Raw<T> {
     *scratch = rest;
     assert!(n == 0 || mine.as_ptr().addr().is_multiple_of(64), "scratch is not aligned");
     Raw(mine.as_mut_ptr().cast())
+}
+
+/// Rooms in a scratch, one for each task that runs at a time.
+pub(crate) struct Rooms {
+    at: Raw<u8>,
+    bytes: usize,
+    taken: Vec<AtomicBool>,
+}
+
+impl Rooms {
+    /// As many rooms of `bytes` (a multiple of 64) as there are threads.
+    ///
+    /// # Panics
+    /// If the scratch is too small or not aligned to 64 bytes.
+    pub(crate) fn new(mut scratch: &mut [u8], threads: usize, bytes: usize) -> Rooms {
+        let at = take::<u8>(&mut scratch, threads * bytes);
+        Rooms { at, bytes, taken: (0..threads).map(|_| AtomicBool::new(false)).collect() }
+    }
+
+    /// Calls `f` with the first byte of a room that nobody else has meanwhile.
+    pub(crate) fn with(&self, f: impl FnOnce(*mut u8)) {
+        let free = |t: &AtomicBool| !t.swap(true, Ordering::Acquire);
+        // No more tasks run at a time than there are threads.
+        let n = loop {
+            if let Some(n) = self.taken.iter().position(free) {
+                break n;
+            }
+            std::hint::spin_loop();
+        };
+        f(self.at.add(n * self.bytes));
+        self.taken[n].store(false, Ordering::Release);
+    }
 }

@@ -22,8 +22,6 @@ mod proto;
 mod tests;
 mod wire;
 
-pub use operators::{Conv, ConvInputs};
-
 use crate::{
     LoadError,
     error::shown,

@@ -1,6 +1,6 @@
 //! Convolution along one axis.
 
-use crate::{Activation, Array, Case, Entry, Options, catalogue::normal, check};
+use crate::{Activation, Array, Case, Conv, Entry, Options, catalogue::normal, check};
 use frit_graph::{Block, DType, ShapeError, Spec, Tensor, operands};
 
 /// `y[b, o, t] = activation(bias[o] + sum_{c, j} weight[o, c, j] x[b, c, t*stride + j*dilation - padding])`,
@@ -66,6 +66,18 @@ impl Conv1d {
         let span = self.dilation.checked_mul(taps.checked_sub(1)?)?.checked_add(1)?;
         let room = x.checked_add(self.padding.checked_mul(2)?)?.checked_sub(span)?;
         Some(room.checked_div(self.stride)? + 1)
+    }
+}
+
+impl From<&Conv1d> for Conv {
+    fn from(c: &Conv1d) -> Conv {
+        Conv {
+            strides: vec![c.stride],
+            dilations: vec![c.dilation],
+            pads: vec![(c.padding, c.padding)],
+            groups: c.groups,
+            activation: c.activation,
+        }
     }
 }
 

@@ -47,6 +47,7 @@ catalogue! {
     silu::Silu {} fast { silu };
     softmax::Softmax {} fast { softmax };
     linear::Linear { Activation, LinearInputs } fast { linear };
+    conv::Conv { ConvInputs } fast { conv };
     conv1d::Conv1d { Conv1dInputs } fast { conv1d };
     embedding::Embedding { EmbeddingInputs } fast { embedding };
     cache_append::CacheAppend { CacheAppendInputs } fast { cache_append };
@@ -58,7 +59,7 @@ catalogue! {
 /// Every rule that finds an operation in a graph of primitives, for [`frit_graph::recognise`]:
 /// where two formulas end in the same node, the larger one comes first.
 pub fn recognisers() -> Vec<frit_graph::Rule> {
-    let larger = ["scaled_dot_product_attention", "linear", "layer_norm", "rope", "swiglu"];
+    let larger = ["scaled_dot_product_attention", "linear", "conv", "layer_norm", "rope", "swiglu"];
     let place = |l: &&Line| larger.iter().position(|n| *n == l.name).unwrap_or(larger.len());
     let mut lines: Vec<&Line> = CATALOGUE.iter().collect();
     lines.sort_by_key(place);

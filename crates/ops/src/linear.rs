@@ -2,6 +2,8 @@
 
 mod recognise;
 
+pub(crate) use recognise::{activations, widened};
+
 use crate::{Array, Case, Entry, GeluForm, Options, catalogue::{Operand, normal}, check};
 use frit_graph::{Block, DType, Rule, ShapeError, Spec, Tensor, operands};
 
@@ -19,6 +21,8 @@ pub enum Activation {
     Relu,
     /// `tanh(x)`
     Tanh,
+    /// `x min(max(x + 3, 0), 6) / 6` (Howard et al., 2019)
+    HardSwish,
 }
 
 impl Activation {
@@ -30,6 +34,11 @@ impl Activation {
             Activation::Silu => &x * x.sigmoid(),
             Activation::Relu => x.maximum(&Tensor::scalar(x.dtype(), 0.0)),
             Activation::Tanh => x.tanh(),
+            Activation::HardSwish => {
+                let number = |n| Tensor::scalar(x.dtype(), n);
+                let gate = (&x + number(3.0)).maximum(&number(0.0)).minimum(&number(6.0));
+                &x * gate / number(6.0)
+            }
         }
     }
 
@@ -41,6 +50,7 @@ impl Activation {
             Activation::Silu => x / (1.0 + (-x).exp()),
             Activation::Relu => x.max(0.0),
             Activation::Tanh => x.tanh(),
+            Activation::HardSwish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
         }
     }
 
@@ -51,8 +61,9 @@ impl Activation {
             Some("silu") => Ok(Activation::Silu),
             Some("relu") => Ok(Activation::Relu),
             Some("tanh") => Ok(Activation::Tanh),
+            Some("hard_swish") => Ok(Activation::HardSwish),
             Some(other) => Err(format!(
-                "option `activation` must be identity, gelu, silu, relu or tanh, got {other}"
+                "option `activation` must be identity, gelu, silu, relu, tanh or hard_swish, got {other}"
             )),
         }
     }
@@ -199,6 +210,7 @@ impl Entry for Linear {
             case("silu", "activation", Activation::Silu, &[2, 3, 33], 17, true).floats(),
             case("relu", "activation", Activation::Relu, &[2, 3, 33], 17, true),
             case("tanh", "activation", Activation::Tanh, &[1, 12], 12, true),
+            case("hard_swish", "activation", Activation::HardSwish, &[7, 20], 9, true),
             Case {
                 inputs: LinearInputs {
                     x: normal(&[3, 48]),

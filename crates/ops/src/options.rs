@@ -120,6 +120,23 @@ impl Options {
         }
     }
 
+    /// A list of counts that may be absent.
+    ///
+    /// # Errors
+    /// When the option is not a list of whole numbers from 0.
+    pub fn counts(&mut self, name: &str) -> Result<Option<Vec<usize>>, String> {
+        let whole = |n: &f64| *n >= 0.0 && n.fract() == 0.0 && *n < 1e15;
+        match self.take(name) {
+            None => Ok(None),
+            Some(OptionValue::List(l)) if l.iter().all(whole) => {
+                Ok(Some(l.iter().map(|n| *n as usize).collect()))
+            }
+            Some(other) => Err(format!(
+                "option `{name}` must be a list of whole numbers from 0, got {other:?}"
+            )),
+        }
+    }
+
     /// Checks that every option was read.
     ///
     /// # Errors

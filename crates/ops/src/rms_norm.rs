@@ -1,13 +1,12 @@
 //! Root-mean-square normalisation (Zhang and Sennrich, 2019).
 
+mod recognise;
+
 use crate::{
     Array, Case, Entry, Options, check,
     catalogue::{Operand, normal, weight},
 };
-use frit_graph::{
-    Block, DType, Rule, ShapeError, Spec, Tensor, operands,
-    pattern::{Axis, any, mean, number, sqrt, vector},
-};
+use frit_graph::{Block, DType, Rule, ShapeError, Spec, Tensor, operands};
 
 /// `y = x / sqrt(mean(x^2) + eps) * weight`, over the last axis.
 ///
@@ -96,21 +95,7 @@ impl Entry for RmsNorm {
     }
 
     fn recognise() -> Vec<Rule> {
-        let (x, weight, eps) = (any("x"), vector("weight"), number("eps"));
-        let square = mean(x.squared(), Axis::Last);
-        let norm = &x / sqrt(&square + &eps);
-        let spellings = [
-            // transformers and torch (Pow or Mul, Rsqrt and Mul), tf2onnx and paddle2onnx (Sqrt and
-            // Div); a weight stored minus one (Gemma) is the sum of it and one.
-            ("weight", &norm * &weight),
-            ("plain", norm),
-            ("weight, no eps", &x / sqrt(&square) * &weight),
-            ("plain, no eps", &x / sqrt(&square)),
-        ];
-        vec![Rule::formula(Self::NAME, spellings, |m| {
-            let eps = m.number("eps").unwrap_or(0.0);
-            Ok(rms_norm(&m.main("x")?, m.vector("weight").as_ref(), eps))
-        })]
+        recognise::rules()
     }
 
     fn cases() -> Vec<Case<RmsNorm>> {

@@ -21,7 +21,8 @@ const EXAMPLES: &str = "\
 Exporters spell an operation out in small ones: a layer norm is about nine, an attention more. Here
 they are found again, as formulas: the order of factors and terms, divisions or inverses, casts and
 reshapes in between do not matter. What nearly is one and must stay is told with the reason. The
-table counts operations before and after, constants aside; the difference and the times are of the
+table counts operations before and after, constants aside and views by themselves; the difference
+and the times are of the
 file as it is written against the fused one, on the same inputs and threads.
 
 Inputs that no file gives are random: floats from -1 to 1, integers 0 or 1; extents that the file
@@ -87,6 +88,8 @@ struct Summary {
     recognised: Vec<Found>,
     operations: Vec<Line>,
     total: Line,
+    /// Reshapes, transposes, slices and broadcasts: mostly no work at all.
+    views: Line,
     fused: usize,
     composed: usize,
     steps: [usize; 2],
@@ -123,7 +126,7 @@ pub fn run(args: &FuseArgs, out: &mut Out) -> Result<Verdict, Failure> {
     let mut other = || fused.run(inputs.clone()).map(drop);
     let effort = Effort { seconds: args.seconds, ..Effort::default() };
     let times = in_turn::<Error>(&mut [&mut one, &mut other], effort)?;
-    let operations = lines(&before, &after);
+    let (operations, views) = lines(&before, &after);
     let total = Line {
         name: "all",
         before: operations.iter().map(|l| l.before).sum(),
@@ -135,6 +138,7 @@ pub fn run(args: &FuseArgs, out: &mut Out) -> Result<Verdict, Failure> {
         recognised: found(&report),
         operations,
         total,
+        views,
         fused: fused.report().fused(),
         composed: fused.report().composed().count(),
         steps: [unfused.steps(), fused.steps()],
@@ -176,11 +180,20 @@ fn is_operation(t: &Tensor) -> bool {
     !t.prim().is_some_and(Prim::is_leaf)
 }
 
-/// Operations by name, before and after; Blocks that are new first.
-fn lines(before: &Graph, after: &Graph) -> Vec<Line> {
+fn is_view(t: &Tensor) -> bool {
+    let view = |p: &Prim| {
+        matches!(p, Prim::Reshape | Prim::Broadcast | Prim::Transpose(_) | Prim::Slice { .. })
+    };
+    t.prim().is_some_and(view)
+}
+
+/// Operations by name, before and after, Blocks that are new first; and all views.
+fn lines(before: &Graph, after: &Graph) -> (Vec<Line>, Line) {
+    let views = |graph: &Graph| graph.nodes().iter().filter(|t| is_view(t)).count();
+    let views = Line { name: "views", before: views(before), after: views(after) };
     let count = |graph: &Graph| {
         let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
-        for t in graph.nodes().iter().filter(|t| is_operation(t)) {
+        for t in graph.nodes().iter().filter(|t| is_operation(t) && !is_view(t)) {
             *counts.entry(t.name()).or_default() += 1;
         }
         counts
@@ -193,7 +206,7 @@ fn lines(before: &Graph, after: &Graph) -> Vec<Line> {
         .map(|name| Line { name, before: of(&before, name), after: of(&after, name) })
         .collect();
     lines.sort_by_key(|l| l.after <= l.before);
-    lines
+    (lines, views)
 }
 
 /// What was found and what was not, in words.
@@ -207,7 +220,7 @@ fn told(report: &RewriteReport) -> String {
 fn text(s: &Summary, report: &RewriteReport) -> String {
     let mut out = told(report) + "\n";
     let mut rows = vec![row(["operation", "before", "after"])];
-    for l in s.operations.iter().chain([&s.total]) {
+    for l in s.operations.iter().chain([&s.total, &s.views]) {
         rows.push(vec![l.name.into(), l.before.to_string(), l.after.to_string()]);
     }
     out += &table(1, &rows);
@@ -240,7 +253,7 @@ fn page(s: &Summary, report: &RewriteReport, before: &Graph, after: &Graph) -> R
         ("fused".to_string(), format!("{:.3} ms", s.fused_seconds * 1e3)),
     ];
     let head = ["operation", "before", "after"].map(String::from).to_vec();
-    let rows = s.operations.iter().chain([&s.total]);
+    let rows = s.operations.iter().chain([&s.total, &s.views]);
     let rows = rows.map(|l| vec![l.name.into(), l.before.to_string(), l.after.to_string()]);
     let differences = s
         .outputs
@@ -274,9 +287,7 @@ fn page(s: &Summary, report: &RewriteReport, before: &Graph, after: &Graph) -> R
 fn operation(t: &Tensor) -> Operation {
     let (kind, detail) = match t.op() {
         Op::Block(b) => (Kind::Block, format!("{} {b:?}", t.spec())),
-        Op::Prim(Prim::Reshape | Prim::Broadcast | Prim::Transpose(_) | Prim::Slice { .. }) => {
-            (Kind::View, t.spec().to_string())
-        }
+        _ if is_view(t) => (Kind::View, t.spec().to_string()),
         _ => (Kind::Primitive, t.spec().to_string()),
     };
     Operation { name: t.name().into(), detail, kind }

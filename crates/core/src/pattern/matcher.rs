@@ -152,6 +152,7 @@ pub(crate) fn attempt(site: Site<'_>, patterns: &[(&'static str, Pattern)]) -> A
             None => {
                 let wanted = (pattern.operations() * 3).div_ceil(5).max(3);
                 if let Some(near) = search.nearest.filter(|n| n.0 >= wanted)
+                    && has_functions_of(root, pattern)
                     && nearest.as_ref().is_none_or(|n| n.0 < near.0)
                 {
                     nearest = Some(near);
@@ -160,6 +161,23 @@ pub(crate) fn attempt(site: Site<'_>, patterns: &[(&'static str, Pattern)]) -> A
         }
     }
     nearest.map_or(Attempt::No, |n| Attempt::Near(n.1))
+}
+
+/// Nodes below a root that are looked at for the functions of a pattern.
+const NEARBY: usize = 48;
+
+/// Whether the functions that tell a pattern are below the root, with primitives between.
+fn has_functions_of(root: &Tensor, pattern: &Pattern) -> bool {
+    let mut telling = Vec::new();
+    pattern.telling(&mut telling);
+    let mut nearby = vec![root];
+    let mut at = 0;
+    while at < nearby.len() && nearby.len() < NEARBY {
+        let inputs = nearby[at].inputs().iter().flatten();
+        nearby.extend(inputs.filter(|t| t.prim().is_some()));
+        at += 1;
+    }
+    telling.iter().all(|names| nearby.iter().any(|t| names.contains(&t.name())))
 }
 
 impl Pattern {

@@ -42,7 +42,7 @@ impl CpuKernel for Linear {
         for_float!(i.x.dtype(), T => for_float!(i.weight.dtype(), W => {
             let (x, w) = (i.x.slice::<T>()?, i.weight.slice::<W>()?);
             let (y, scratch) = (out.slice_mut::<T>()?, c.scratch());
-            let (few, known) = (shape.m <= gemm::FEW, &i.weight);
+            let (few, known) = (shape.m <= gemm::FEW_PACKED, &i.weight);
             let halves = match few && W::IS_F32 {
                 true => known.prepacked(|_| Halves::of(pool, bytemuck::cast_slice(w))),
                 false => None,

@@ -22,6 +22,7 @@ fused! {
     softmax::Softmax,
     scaled_dot_product_attention::ScaledDotProductAttention,
     linear::Linear,
+    conv::Conv,
     conv1d::Conv1d,
     embedding::Embedding,
     cache_append::CacheAppend,

@@ -13,6 +13,8 @@ use crate::simd::{Element, Simd, WithSimd};
 
 /// Up to so many rows go this way: packing B costs about as much as a product with 20 rows.
 pub(crate) const FEW: usize = 16;
+/// The same where B is packed once for many products.
+pub(crate) const FEW_PACKED: usize = 6;
 /// Rows that are computed at a time.
 const ROWS: usize = 4;
 

@@ -101,7 +101,7 @@ impl<S: Simd> LoadUpTo for S {
 }
 
 /// The lane function of an activation, if it is one.
-fn lanes(activation: Activation) -> Option<activation::Activation> {
+pub(crate) fn lanes(activation: Activation) -> Option<activation::Activation> {
     Some(match activation {
         Activation::Identity => return None,
         Activation::Gelu(GeluForm::Erf) => activation::Activation::GeluErf,
@@ -110,5 +110,6 @@ fn lanes(activation: Activation) -> Option<activation::Activation> {
         Activation::Silu => activation::Activation::Silu,
         Activation::Relu => activation::Activation::Relu,
         Activation::Tanh => activation::Activation::Tanh,
+        Activation::HardSwish => activation::Activation::HardSwish,
     })
 }

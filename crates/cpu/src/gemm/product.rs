@@ -8,7 +8,7 @@ use frit_ops::Activation;
 use super::finish::{Bias, Finish};
 use super::pack::{Columns, Rows, pack_panels};
 use super::tile::{MC, NC, Sums, panel_width};
-use super::{Raw, lines, on, share, take};
+use super::{Raw, Rooms, lines, on, share, take};
 use crate::Pool;
 use crate::simd::{Element, Isa};
 
@@ -244,6 +244,95 @@ pub(super) unsafe fn packed_product<'a, A: Element, W: Element, T: Element>(
             part.blocks(pool, e, &rows, widened, panels, &sink);
         }
     }
+}
+
+/// The extents of products whose columns are packed by the tasks that need them: `outer` pairs of
+/// matrices, of which A is f32 with rows that can be read where they are.
+#[derive(Clone, Copy)]
+pub(super) struct Local {
+    pub(super) isa: Isa,
+    pub(super) outer: usize,
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    /// Bytes of an element of B.
+    pub(super) size: usize,
+}
+
+/// Bytes of panels that a task packs: they stay in L2 or near it.
+const LOCAL: usize = 512 << 10;
+
+impl Local {
+    /// Rows and columns of a task. Tasks of the same columns pack them again, so rows are cut only
+    /// where there are few columns.
+    fn cut(&self) -> Cut {
+        let width = panel_width(self.isa);
+        let most = LOCAL / (self.k * self.size * width).max(1) * width;
+        let mut cut = Cut { rows: self.m, columns: most.clamp(width, NC) };
+        let tasks = |cut: Cut| self.outer * cut.blocks(self.m, self.n);
+        while tasks(cut) < ENOUGH && cut.columns >= 64 {
+            cut.columns = (cut.columns / 2).next_multiple_of(width);
+        }
+        if tasks(cut) < ENOUGH {
+            let parts = (ENOUGH / tasks(cut).max(1)).clamp(1, self.m.div_ceil(MC));
+            cut.rows = self.m.div_ceil(parts);
+        }
+        cut
+    }
+
+    /// Bytes of the panels of one task.
+    fn room(&self) -> usize {
+        let columns = self.cut().columns.min(self.n.next_multiple_of(panel_width(self.isa)));
+        lines(columns * self.k * self.size)
+    }
+
+    /// Bytes of scratch that [`local_products`] needs.
+    pub(super) fn scratch_bytes(&self, threads: usize) -> usize {
+        self.room() * threads
+    }
+}
+
+/// Computes `rows(outer)` times `columns(outer)` into `sink(outer)`, each of which a task packs as
+/// far as it needs them.
+///
+/// # Safety
+/// What the functions give is valid for the extents; the sinks overlap with nothing.
+pub(super) unsafe fn local_products<'a, C: Columns, T: Element>(
+    pool: &Pool,
+    e: &Local,
+    rows: impl Fn(usize) -> Rows<f32> + Sync,
+    columns: impl Fn(usize) -> C + Sync,
+    sink: impl Fn(usize) -> Sink<'a, T> + Sync,
+    scratch: &mut [u8],
+) {
+    let &Local { isa, outer, m, n, k, .. } = e;
+    let (cut, width) = (e.cut(), panel_width(isa));
+    let (tall, each) = (m.div_ceil(cut.rows), cut.blocks(m, n));
+    let rooms = Rooms::new(scratch, pool.threads(), e.room());
+    share(pool, outer * each, cut.rows * cut.columns.min(n) * k, &|i| {
+        let (place, block) = (i / each, i % each);
+        let (row, column) = (block % tall * cut.rows, block / tall * cut.columns);
+        let (high, wide) = (cut.rows.min(m - row), cut.columns.min(n - column));
+        let from = columns(place);
+        let mut sink = sink(place);
+        sink.c = Raw(sink.c.offset(row as isize * sink.row + column as isize * sink.column));
+        sink.bias = sink.bias.of(row, high, column, wide);
+        let (a, a_row) = rows(place).from(row).as_f32();
+        rooms.with(|room| {
+            let panels: *mut C::T = room.cast();
+            for p in 0..wide.div_ceil(width) {
+                // SAFETY: the room is for all panels of the block, and the columns exist.
+                unsafe { from.pack(column + p * width, width, panels.add(p * width * k)) };
+            }
+            let b = panels.cast_const();
+            let cut = Cut { rows: MC, columns: NC };
+            let ready = Ready { isa, m: high, n: wide, k, a, a_row, b, cut };
+            for index in 0..cut.blocks(high, wide) {
+                // SAFETY: the operands are ready, and blocks are disjoint.
+                unsafe { ready.block(index, &sink) };
+            }
+        });
+    });
 }
 
 fn steps(all: usize, step: usize) -> impl Iterator<Item = usize> {

@@ -1,6 +1,6 @@
 //! All products against loops in f64, on every instruction set, with one thread and with three.
 
-mod conv1d;
+mod conv;
 mod linear;
 mod matmul;
 
@@ -72,7 +72,7 @@ fn bits<T: Element>(x: &[T]) -> Vec<u32> {
     x.iter().map(|x| x.to_f32().to_bits()).collect()
 }
 
-const ACTIVATIONS: [Activation; 7] = [
+const ACTIVATIONS: [Activation; 8] = [
     Activation::Identity,
     Activation::Gelu(GeluForm::Erf),
     Activation::Gelu(GeluForm::Tanh),
@@ -80,6 +80,7 @@ const ACTIVATIONS: [Activation; 7] = [
     Activation::Silu,
     Activation::Relu,
     Activation::Tanh,
+    Activation::HardSwish,
 ];
 
 /// In f64. The error function is from its series and continued fraction.
@@ -95,6 +96,7 @@ fn activated(activation: Activation, x: f64) -> f64 {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Relu => x.max(0.0),
         Activation::Tanh => x.tanh(),
+        Activation::HardSwish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
     }
 }
 

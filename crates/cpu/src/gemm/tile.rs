@@ -97,8 +97,19 @@ impl<W: Element> Sums<W> {
                         self.b.wrapping_offset(panel as isize * b_panel + from as isize * b_row);
                     let a = self.a.wrapping_add(from);
                     let sums = self.sums.wrapping_add(panel * width);
-                    let tile =
-                        Tile { k, a, a_row: self.a_row, b, b_row, columns, sums, add: part > 0 };
+                    // The panel after this one is asked for while this one is multiplied.
+                    let next = b.wrapping_offset(b_panel);
+                    let tile = Tile {
+                        k,
+                        a,
+                        a_row: self.a_row,
+                        b,
+                        b_row,
+                        columns,
+                        sums,
+                        add: part > 0,
+                        next,
+                    };
                     // SAFETY: inside the matrices that the fields describe; a chain of a portable
                     // panel fits into `wide`.
                     unsafe {
@@ -131,6 +142,8 @@ struct Tile<W> {
     sums: *mut f32,
     /// Whether the sums are added to what is there.
     add: bool,
+    /// What will be read after this panel.
+    next: *const W,
 }
 
 impl<W: Element> Tile<W> {
@@ -138,7 +151,7 @@ impl<W: Element> Tile<W> {
     #[inline(always)]
     fn of<V>(self, b: *const V) -> Tile<V> {
         let Tile { k, a, a_row, b_row, columns, sums, add, .. } = self;
-        Tile { k, a, a_row, b, b_row, columns, sums, add }
+        Tile { k, a, a_row, b, b_row, columns, sums, add, next: b }
     }
 
     /// This tile and those below it: as few as can be, and of heights as equal as can be, because
@@ -148,9 +161,11 @@ impl<W: Element> Tile<W> {
     /// As for [`Tile::sum`], with `rows` rows in all.
     #[inline(always)]
     unsafe fn all<S: Simd, const MR: usize, const NV: usize>(mut self, s: S, rows: usize) {
-        let mut left = rows;
-        for tiles in (1..=rows.div_ceil(MR)).rev() {
+        let (mut left, next, all) = (rows, self.next, rows.div_ceil(MR));
+        for tiles in (1..=all).rev() {
             let rows = left.div_ceil(tiles);
+            // The second tile finds its own panel in L1, and has time to ask for the next.
+            self.next = if tiles == (all - 1).max(1) { next } else { self.b };
             // SAFETY: the caller's contract.
             unsafe { self.rows::<S, MR, NV>(s, rows) };
             self.a = self.a.wrapping_offset(rows as isize * self.a_row);
@@ -203,14 +218,18 @@ impl<W: Element> Tile<W> {
     #[inline(always)]
     unsafe fn whole<S: Simd, const MR: usize, const NV: usize, const KU: usize>(&self, s: S) {
         let mut acc = [[[s.zero(); NV]; MR]; KU];
-        let (mut b, mut p) = (self.b, 0);
+        let (mut b, mut next, mut p) = (self.b, self.next, 0);
         // SAFETY: step p < k.
         unsafe {
             while p + KU <= self.k {
                 for acc in &mut acc {
+                    for line in (0..NV * S::LANES).step_by(64 / size_of::<W>()) {
+                        s.prefetch(next.wrapping_add(line));
+                    }
                     self.step::<S, MR, NV>(s, p, b, acc);
                     p += 1;
                     b = b.wrapping_offset(self.b_row);
+                    next = next.wrapping_offset(self.b_row);
                 }
             }
             while KU > 1 && p < self.k {

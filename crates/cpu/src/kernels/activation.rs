@@ -19,6 +19,8 @@ pub(crate) enum Activation {
     Relu,
     /// Hyperbolic tangent.
     Tanh,
+    /// `x min(max(x + 3, 0), 6) / 6`
+    HardSwish,
 }
 
 /// Makes a type of each function, so that a loop is compiled for it alone.
@@ -42,6 +44,10 @@ functions! {
     Silu => |s, x| math::silu(s, x);
     Relu => |s, x| s.max(s.zero(), x);
     Tanh => |s, x| math::tanh(s, x);
+    HardSwish => |s, x| {
+        let gate = s.min(s.splat(6.0), s.max(s.zero(), s.add(x, s.splat(3.0))));
+        s.mul(s.mul(x, gate), s.splat(1.0 / 6.0))
+    };
 }
 
 /// Evaluates `$call` with `$map` bound to the type of `$activation`.
@@ -60,6 +66,7 @@ macro_rules! with_activation {
             Activation::Silu => on!(Silu),
             Activation::Relu => on!(Relu),
             Activation::Tanh => on!(Tanh),
+            Activation::HardSwish => on!(HardSwish),
         }
     }};
 }

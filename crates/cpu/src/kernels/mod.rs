@@ -10,6 +10,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod attention;
+pub(crate) mod depthwise;
 pub(crate) mod einsum;
 pub(crate) mod gate;
 pub(crate) mod norm;

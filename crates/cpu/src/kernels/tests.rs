@@ -305,16 +305,18 @@ fn truth_of(activation: Activation) -> fn(f64) -> f64 {
         Activation::Silu => |x| x * sigmoid(x),
         Activation::Relu => |x| x.max(0.0),
         Activation::Tanh => f64::tanh,
+        Activation::HardSwish => |x| x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
     }
 }
 
-const ACTIVATIONS: [Activation; 6] = [
+const ACTIVATIONS: [Activation; 7] = [
     Activation::GeluErf,
     Activation::GeluTanh,
     Activation::QuickGelu,
     Activation::Silu,
     Activation::Relu,
     Activation::Tanh,
+    Activation::HardSwish,
 ];
 
 fn activation_case<T: Stored>() {

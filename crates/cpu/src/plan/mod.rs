@@ -2,7 +2,8 @@
 //!
 //! 1. [`build`]: every node becomes a view of a buffer or a step that writes one. Reshapes,
 //!    transposes, slices and broadcasts are views; an operand that a kernel cannot read as it
-//!    stands is copied by a step of its own.
+//!    stands is copied by a step of its own; elementwise functions in a row are one step
+//!    ([`chains`]).
 //! 2. [`Builder::reuse`]: a step writes over an operand that dies there, where its kernel can.
 //! 3. [`Builder::compute`]: what depends on weights alone and is needed by another step is computed
 //!    now, once for all programs of the backend ([`recipe`]); what only led there is dropped. Like
@@ -10,6 +11,7 @@
 //! 4. [`memory::place`]: the remaining buffers get places in one block, by their lifetimes. Its
 //!    size is the peak, known before anything runs.
 
+mod chains;
 mod layout;
 mod memory;
 mod recipe;
@@ -27,6 +29,7 @@ use crate::{
     prepacked::Known,
     prim,
 };
+use chains::Chains;
 use frit_graph::{Error, Graph, Op, Params, Prim, Spec, Tensor, Value, reference};
 use memory::Life;
 use recipe::What;
@@ -87,6 +90,7 @@ struct Builder<'a> {
     early: Vec<Step>,
     /// Of each buffer that is known or will be.
     recipes: HashMap<usize, Arc<Recipe>>,
+    chains: Chains,
     layouts: HashMap<u64, Layout>,
     dense: HashMap<u64, Layout>,
     /// The line that made the node at hand.
@@ -101,6 +105,8 @@ pub(crate) fn build(cpu: &Cpu, graph: &Graph, params: &Params) -> Result<Plan, E
         steps: Vec::new(),
         early: Vec::new(),
         recipes: HashMap::new(),
+        // What is composed for comparison runs step by step.
+        chains: if cpu.is_fused() { Chains::of(graph) } else { Chains::default() },
         layouts: HashMap::new(),
         dense: HashMap::new(),
         at: None,
@@ -109,6 +115,9 @@ pub(crate) fn build(cpu: &Cpu, graph: &Graph, params: &Params) -> Result<Plan, E
         b.buffer(spec, Place::Input { index, taken: false });
     }
     for node in graph.nodes() {
+        if b.chains.contain(&node) {
+            continue;
+        }
         b.at = Some(node.at());
         let layout = b.node(&node, params)?;
         b.layouts.insert(node.id(), layout);
@@ -189,6 +198,14 @@ impl Builder<'_> {
                 }
             }
             _ => {}
+        }
+        if let Some((chain, operands)) = self.chains.take(t) {
+            let what = match t.op() {
+                Op::Block(b) => What::Block(b.clone()),
+                _ => What::Prim(t.prim().cloned().ok_or_else(|| internal("a chain"))?),
+            };
+            let inputs = operands.iter().map(|x| Some(self.layouts[&x.id()].clone())).collect();
+            return self.step(Box::new(chain), what, inputs, spec);
         }
         let (kernel, what): (Box<dyn Kernel>, What) = match t.op() {
             Op::Prim(p) => {

@@ -125,3 +125,91 @@ fn a_very_long_chain_on_weights_neither_overflows_nor_stays() {
     assert_eq!(plan.steps(), 0);
     assert_eq!(plan.run(Vec::new()).expect("it runs")[0].to_f64(), [2.0]);
 }
+
+/// The steps and the outputs of a graph with elementwise chains and without.
+fn both(graph: &Graph, inputs: &[Value]) -> [(usize, Vec<Value>); 2] {
+    let chained = Cpu::on(crate::Pool::new(3));
+    [chained, Cpu::composed()].map(|cpu| {
+        let program = compile(graph, &cpu, &Params::new(), Policy::Allow).expect("compiled");
+        (program.steps(), program.run(inputs.to_vec()).expect("it runs"))
+    })
+}
+
+fn numbers(shape: &[usize], seed: u64) -> Value {
+    let mut state = seed;
+    let next = |_| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / 8_388_608.0 - 1.0
+    };
+    let n: usize = shape.iter().product();
+    Value::new(shape, (0..n).map(next).collect::<Vec<f32>>()).expect("a value")
+}
+
+/// Traces, runs both ways and compares bits; gives the steps.
+fn chained(
+    shapes: &[&[usize]],
+    build: impl Fn(&[frit_graph::Tensor]) -> Vec<frit_graph::Tensor>,
+) -> [usize; 2] {
+    let specs: Vec<Spec> = shapes.iter().map(|s| Spec::new(DType::F32, *s)).collect();
+    let graph = Graph::trace(&specs, |x| build(x)).expect("a graph");
+    let inputs: Vec<Value> = shapes.iter().zip(1..).map(|(s, n)| numbers(s, n)).collect();
+    let [(a, x), (b, y)] = both(&graph, &inputs);
+    for (x, y) in x.iter().zip(&y) {
+        assert_eq!(x.bytes(), y.bytes(), "a chain has other bits:\n{graph}");
+    }
+    [a, b]
+}
+
+#[test]
+fn elementwise_functions_in_a_row_are_one_step_with_the_same_bits() {
+    let steps = chained(&[&[3, 5, 700]], |x| {
+        let gate = (&x[0] + 3.0).maximum(&scalar(0.0)).minimum(&scalar(6.0));
+        vec![&x[0] * gate / 6.0]
+    });
+    assert_eq!(steps, [1, 5]);
+    // Operands that repeat, along every axis, and one that stands transposed.
+    let steps = chained(&[&[4, 6, 33], &[6, 1], &[33], &[33, 6, 4]], |x| {
+        let turned = x[3].transpose(&[2, 1, 0]);
+        vec![((&x[0] * &x[1] + &x[2]).exp() - turned).tanh()]
+    });
+    assert_eq!(steps, [1, 5]);
+}
+
+#[test]
+fn a_result_that_is_needed_elsewhere_is_written_out() {
+    let steps = chained(&[&[40, 50]], |x| {
+        let half = (&x[0] * 0.5).exp();
+        let sum = half.sum(&[-1]);
+        vec![(&half + 1.0) * 2.0, sum]
+    });
+    assert_eq!(steps, [3, 5], "what the sum reads is a chain, and what follows is another");
+    let steps = chained(&[&[40, 50]], |x| {
+        let first = (&x[0] * 0.5).exp();
+        vec![(&first + 1.0).tanh(), first]
+    });
+    assert_eq!(steps, [2, 4], "an output is written out");
+}
+
+#[test]
+fn a_chain_that_reads_too_much_at_a_time_is_cut() {
+    // A sum of 20 operands, and products that are all alive until their sum.
+    let shapes: Vec<&[usize]> = vec![&[7, 90]; 20];
+    let [fused, composed] = chained(&shapes, |x| {
+        let all = x[1..].iter().fold(x[0].clone(), |sum, x| sum * 0.5 + x);
+        vec![all]
+    });
+    assert!(fused < composed / 3, "{fused} steps for {composed}");
+    let [fused, composed] = chained(&[&[7, 90]], |x| {
+        let mut row: Vec<_> = (1..=16).map(|n| (&x[0] * f64::from(n)).sin()).collect();
+        while row.len() > 1 {
+            row = row.chunks(2).map(|p| &p[0] + &p[1]).collect();
+        }
+        row
+    });
+    assert!(fused < composed / 2, "{fused} steps for {composed}");
+}
+
+fn scalar(n: f64) -> frit_graph::Tensor {
+    frit_graph::Tensor::scalar(DType::F32, n)
+}

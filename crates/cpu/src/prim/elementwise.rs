@@ -16,13 +16,18 @@ use frit_graph::{Binary, Compare, DType, Error, Unary};
 use half::{bf16, f16};
 
 /// Elements gathered at a time.
-const PIECE: usize = 512;
+pub(super) const PIECE: usize = 512;
 
 /// `n` elements from `p`, `step` apart: in place where they are contiguous, else gathered.
 ///
 /// # Safety
 /// All of them can be read, and `n <= PIECE` unless `step` is 1.
-unsafe fn gathered<T: Copy>(p: *const T, step: isize, n: usize, room: &mut [T; PIECE]) -> *const T {
+pub(super) unsafe fn gathered<T: Copy>(
+    p: *const T,
+    step: isize,
+    n: usize,
+    room: &mut [T; PIECE],
+) -> *const T {
     if step == 1 {
         return p;
     }
@@ -127,11 +132,11 @@ macro_rules! lanes {
     }};
 }
 
-struct MapRun<T> {
-    f: Unary,
-    x: *const T,
-    out: *mut T,
-    n: usize,
+pub(super) struct MapRun<T> {
+    pub(super) f: Unary,
+    pub(super) x: *const T,
+    pub(super) out: *mut T,
+    pub(super) n: usize,
 }
 
 impl<T: Element> WithSimd for MapRun<T> {
@@ -234,12 +239,13 @@ fn zip_plain<T: Number>(f: Binary, x: &[View<'_>], out: &mut Out<'_>, c: &Contex
     });
 }
 
-struct ZipRun<T> {
-    f: Binary,
-    x: (*const T, bool),
-    y: (*const T, bool),
-    out: *mut T,
-    n: usize,
+/// The second element of an operand says whether it is one number.
+pub(super) struct ZipRun<T> {
+    pub(super) f: Binary,
+    pub(super) x: (*const T, bool),
+    pub(super) y: (*const T, bool),
+    pub(super) out: *mut T,
+    pub(super) n: usize,
 }
 
 impl<T: Element> WithSimd for ZipRun<T> {

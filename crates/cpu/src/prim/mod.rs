@@ -2,6 +2,7 @@
 //! operation runs on these, so they are a fair opponent of the fused kernels.
 
 mod cast;
+mod chain;
 mod elementwise;
 mod matmul;
 mod movement;
@@ -12,6 +13,7 @@ mod walk;
 
 use crate::kernel::{Context, Kernel, Out, View, Wants};
 use crate::plan::Layout;
+pub(crate) use chain::{ALIVE, Chain, Function, Link, OPERANDS, Source};
 use frit_graph::{DType, Error, Prim, Spec};
 pub(crate) use movement::{Copy, pick, write};
 

@@ -76,7 +76,7 @@ fn as_transpose(x: &View<'_>) -> Option<(Vec<Axis>, Axis, Axis)> {
     }
     let cols = axes.pop()?;
     let rows = axes.pop()?;
-    (rows.1 == 1 && cols.1 > 1 && rows.0 >= 8 && cols.0 >= 8).then_some((axes, rows, cols))
+    (rows.1 == 1 && cols.1 > 1 && rows.0 >= 8 && cols.0 >= 2).then_some((axes, rows, cols))
 }
 
 /// Tiles of 16 by 16 keep the lines of both sides in the cache.

@@ -72,6 +72,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_stream_ps(p, v) }
     }
     #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        lanes!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+    #[inline(always)]
     fn stream_fence(self) {
         lanes!(_mm_sfence())
     }

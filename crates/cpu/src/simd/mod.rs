@@ -73,6 +73,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn store_stream(self, p: *mut f32, v: Self::F);
     fn stream_fence(self);
 
+    /// Asks for the cache line of `p`, which need not exist, into L2.
+    #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        let _ = p;
+    }
+
     unsafe fn load_f16(self, p: *const f16) -> Self::F;
     unsafe fn store_f16(self, p: *mut f16, v: Self::F);
     unsafe fn load_bf16(self, p: *const bf16) -> Self::F;

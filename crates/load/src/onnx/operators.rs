@@ -20,8 +20,6 @@ mod reduce;
 mod resize;
 mod shape;
 
-pub use conv::{Conv, ConvInputs};
-
 use super::{
     call::{Answer, Call, one, unsupported},
     elem::{Elem, Item, integers, numbers},

@@ -66,5 +66,10 @@ pub(super) fn activate(s: &Session, f: Activation, x: &Array) -> Result<Array, E
         Activation::Silu => s.mul(x, &s.unary(Unary::Sigmoid, x)?)?,
         Activation::Relu => s.binary(Binary::Max, x, &number(0.0)?)?,
         Activation::Tanh => s.unary(Unary::Tanh, x)?,
+        Activation::HardSwish => {
+            let gate = s.binary(Binary::Max, &s.add(x, &number(3.0)?)?, &number(0.0)?)?;
+            let gate = s.binary(Binary::Min, &gate, &number(6.0)?)?;
+            s.scaled(&s.mul(x, &gate)?, 1.0 / 6.0)?
+        }
     })
 }

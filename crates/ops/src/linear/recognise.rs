@@ -10,10 +10,11 @@ use super::{Activation, Linear, LinearInputs};
 use crate::GeluForm;
 use frit_graph::{
     Binary, Block, DType, Prim, Rewrite, Rule, Site, Tensor, Unary,
-    pattern::{Pattern, any, before_widening, binary, passes, sigmoid, unary, vector},
+    pattern::{Pattern, any, before_widening, binary, one_of, passes, sigmoid, unary, vector},
 };
 
-pub(super) fn rules() -> Vec<Rule> {
+/// How activations of `x` are spelled.
+pub(crate) fn activations() -> Vec<(Activation, Pattern)> {
     let x = any("x");
     let mut activations: Vec<(Activation, Pattern)> = GeluForm::spellings(&x)
         .into_iter()
@@ -22,6 +23,19 @@ pub(super) fn rules() -> Vec<Rule> {
     activations.push((Activation::Silu, &x * sigmoid(&x)));
     activations.push((Activation::Relu, binary(Binary::Max, &x, 0.0)));
     activations.push((Activation::Tanh, unary(Unary::Tanh, &x)));
+    let (shifted, max, min) = (&x + 3.0, Binary::Max, Binary::Min);
+    let gate = one_of([
+        binary(min, binary(max, &shifted, 0.0), 6.0),
+        binary(max, binary(min, &shifted, 6.0), 0.0),
+    ]);
+    let sixth = binary(max, 0.0, binary(min, 1.0, &x * (1.0 / 6.0) + 0.5));
+    activations.push((Activation::HardSwish, &x * gate / 6.0));
+    activations.push((Activation::HardSwish, &x * sixth));
+    activations
+}
+
+pub(super) fn rules() -> Vec<Rule> {
+    let activations = activations();
     let is_product = |t: &Tensor| under_views(t).prim() == Some(&Prim::MatMul);
     let biased = any("x").when("it is no product", is_product) + vector("bias");
     let apply = move |site: Site<'_>| match layer(site, &activations, &biased) {
@@ -117,7 +131,7 @@ fn layer(
 }
 
 /// Casts that stand between what was captured and the formula.
-fn widened(x: &Tensor, interior: &[Tensor]) -> Vec<Tensor> {
+pub(crate) fn widened(x: &Tensor, interior: &[Tensor]) -> Vec<Tensor> {
     let operands = interior.iter().flat_map(|t| t.inputs().iter().flatten());
     operands.filter(|t| !t.is(x) && before_widening(t).is(x)).cloned().collect()
 }

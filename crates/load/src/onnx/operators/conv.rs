@@ -1,133 +1,14 @@
 //! Convolutions over any number of axes.
 
 use super::{
-    super::call::{Answer, Call, Fault, one, product, sizes, takes_blocks, unsupported},
+    super::call::{Answer, Call, Fault, one, sizes, takes_blocks, unsupported},
     Handler,
-    pool::{Sweep, met, padded, sweeps, taps},
+    pool::sweeps,
 };
-use frit_graph::{Block, ShapeError, Spec, Tensor, operands};
-use frit_ops::{Conv1d, fast};
+use frit_graph::{Block, Tensor};
+use frit_ops::{Conv, Conv1d, ConvInputs, fast};
 
 pub(super) const TABLE: &[(&str, Handler)] = &[("Conv", conv), ("ConvTranspose", conv_transpose)];
-
-/// `y[b, o, p] = sum over taps and channels of x[b, c, p * stride + tap * dilation] w[o, c, tap]`,
-/// plus a bias, over one or more axes.
-///
-/// A Block of its own, so that a backend can have a kernel for it; composed it is one product of
-/// matrices over the elements that the taps meet, or a sum over taps where channels do not mix.
-///
-/// # Inputs
-/// - `x`: `[B, C, ..]`
-/// - `weight`: `[O, C / groups, ..]`
-/// - `bias` (optional): `[O]`
-///
-/// # Output
-/// `[B, O, ..]` in the type of `x`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Conv {
-    sweeps: Vec<Sweep>,
-    groups: usize,
-}
-
-operands!(/// Inputs of [`Conv`].
-    pub ConvInputs { x, weight } optional { bias });
-
-impl Conv {
-    /// Distances between windows, along each axis.
-    pub fn strides(&self) -> Vec<usize> {
-        self.sweeps.iter().map(|s| s.stride).collect()
-    }
-
-    /// Distances between taps, along each axis.
-    pub fn dilations(&self) -> Vec<usize> {
-        self.sweeps.iter().map(|s| s.dilation).collect()
-    }
-
-    /// Zeros before and after, along each axis.
-    pub fn pads(&self) -> Vec<(usize, usize)> {
-        self.sweeps.iter().map(|s| (s.before, s.after)).collect()
-    }
-
-    /// Groups of channels that do not mix.
-    pub fn groups(&self) -> usize {
-        self.groups
-    }
-}
-
-impl Block for Conv {
-    type Inputs<T> = ConvInputs<T>;
-    const NAME: &'static str = "onnx.conv";
-
-    fn infer(&self, i: ConvInputs<&Spec>) -> Result<Spec, ShapeError> {
-        let (x, w, n) = (&i.x.shape, &i.weight.shape, self.sweeps.len());
-        let fits = x.len() == n + 2
-            && w.len() == n + 2
-            && self.groups > 0
-            && x[1].checked_div(self.groups) == Some(w[1])
-            && x[1].is_multiple_of(self.groups)
-            && w[0].is_multiple_of(self.groups)
-            && self.sweeps.iter().zip(&w[2..]).all(|(s, &taps)| s.taps == taps);
-        if !fits || i.x.dtype != i.weight.dtype {
-            let (x, w, g) = (i.x, i.weight, self.groups);
-            return Err(format!("weight {w} does not fit x {x} in {g} groups").into());
-        }
-        if let Some(b) = i.bias
-            && (b.shape != [w[0]] || b.dtype != i.x.dtype)
-        {
-            return Err(format!("bias must be [{}] like x, got {b}", w[0]).into());
-        }
-        let mut shape = vec![x[0], w[0]];
-        shape.extend(self.sweeps.iter().map(|s| s.count));
-        Ok(i.x.with_shape(shape))
-    }
-
-    fn compose(&self, i: ConvInputs<Tensor>) -> Tensor {
-        let dtype = i.x.dtype();
-        let x = i.x.cast(dtype.compute());
-        let w = i.weight.cast(dtype.compute());
-        let (b, channels, out) = (x.shape()[0], x.shape()[1], w.shape()[0]);
-        let (g, n) = (self.groups, self.sweeps.len());
-        let counts: Vec<usize> = self.sweeps.iter().map(|s| s.count).collect();
-        let places = product(&counts);
-        let wide = padded(&x, &self.sweeps, 0.0);
-        let parts = taps(&self.sweeps).map(|tap| met(&wide, &self.sweeps, &tap));
-        let taps: usize = self.sweeps.iter().map(|s| s.taps).product();
-        let y = if g == channels && g == out && g > 1 {
-            // Channels by themselves: every tap has one number a channel.
-            let vectors = w.reshape(&[channels, taps]);
-            let mut shape = vec![1; n + 2];
-            shape[1] = channels;
-            let vector = |t: usize| vectors.slice(1, t..t + 1).reshape(&shape);
-            let products = parts.enumerate().map(|(t, x)| x * vector(t));
-            match products.reduce(|a, b| a + b) {
-                Some(sum) => sum,
-                None => return Tensor::poison("onnx.conv", "no taps"),
-            }
-        } else {
-            // [B, groups, C/groups * taps, places] against [groups, O/groups, C/groups * taps].
-            let inner = channels / g;
-            let met: Vec<Tensor> = parts.map(|x| x.reshape(&[b, g, inner, 1, places])).collect();
-            let met = Tensor::concat(&met.iter().collect::<Vec<_>>(), 3);
-            let (met, w) = match g {
-                1 => (met.reshape(&[b, inner * taps, places]), w.reshape(&[out, inner * taps])),
-                _ => {
-                    let met = met.reshape(&[b, g, inner * taps, places]);
-                    (met, w.reshape(&[g, out / g, inner * taps]))
-                }
-            };
-            w.matmul(&met)
-        };
-        let mut shape = vec![b, out];
-        shape.extend(&counts);
-        let mut y = y.reshape(&shape);
-        if let Some(bias) = i.bias {
-            let mut line = vec![1; n + 2];
-            line[1] = out;
-            y = y + bias.cast(dtype.compute()).reshape(&line);
-        }
-        y.cast(dtype)
-    }
-}
 
 /// The groups and the extents of the window, checked.
 fn window(c: &Call<'_>, x: &Tensor, w: &Tensor) -> Result<(usize, Vec<usize>), Fault> {
@@ -172,8 +53,43 @@ pub(super) fn convolved(
         };
         return Ok(fast::conv1d(x, w, bias, options));
     }
-    let inputs = ConvInputs { x: x.clone(), weight: w.clone(), bias: bias.cloned() };
-    Ok(Tensor::block(Conv { sweeps, groups }, inputs))
+    let options = Conv {
+        strides: sweeps.iter().map(|s| s.stride).collect(),
+        dilations: sweeps.iter().map(|s| s.dilation).collect(),
+        pads: sweeps.iter().map(|s| (s.before, s.after)).collect(),
+        groups,
+        ..Conv::over(sweeps.len())
+    };
+    checked(&options, x, w, bias)?;
+    Ok(applied(options, x, w, bias))
+}
+
+/// Whether the shapes fit; the Block says the same, but not of the types it does not take.
+fn checked(c: &Conv, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<(), Fault> {
+    let (xs, ws) = (x.shape(), w.shape());
+    let fits = c.extents(xs, ws).is_some()
+        && xs[1].is_multiple_of(c.groups)
+        && xs[1] / c.groups == ws[1]
+        && ws[0].is_multiple_of(c.groups)
+        && x.dtype() == w.dtype();
+    if !fits {
+        let (x, w, g) = (x.spec(), w.spec(), c.groups);
+        return Err(format!("weight {w} does not fit x {x} in {g} groups").into());
+    }
+    match bias {
+        Some(b) if b.shape() != [ws[0]] || b.dtype() != x.dtype() => {
+            Err(format!("bias must be [{}] like x, got {}", ws[0], b.spec()).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The Block where it takes these types, else what it is composed of.
+fn applied(options: Conv, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    if [Some(x), Some(w), bias].into_iter().flatten().all(takes_blocks) {
+        return fast::conv(x, w, bias, options);
+    }
+    options.compose(ConvInputs { x: x.clone(), weight: w.clone(), bias: bias.cloned() })
 }
 
 /// The other way round: every element of x is spread over a window of y.
@@ -236,90 +152,105 @@ fn conv_transpose(c: &Call<'_>) -> Answer {
         };
         ends.push((low, full.saturating_sub(low).saturating_sub(high), full));
     }
-    let out = w.shape()[1] * groups;
-    let plain =
-        groups == 1 && (0..n).all(|i| strides[i] == taps[i] && dilations[i] == 1 && extra[i] == 0);
-    let d = x.t.dtype();
-    let (wide, w) = (x.t.cast(d.compute()), w.cast(d.compute()));
-    let mut y = match plain {
-        true => tiled(&wide, &w, &taps),
-        false => spread(&wide, &w, groups, &strides, &dilations, &extra),
-    };
-    for (i, &(low, length, full)) in ends.iter().enumerate() {
+    if let Some(b) = c.opt_t(2)
+        && (b.shape() != [w.shape()[1] * groups] || b.dtype() != x.t.dtype())
+    {
+        return Err(format!("bias {} does not fit weight {}", b.spec(), w.spec()).into());
+    }
+    for &(low, length, full) in &ends {
         let end = low.saturating_add(length);
         if low < 0 || length < 1 || end > full {
             return Err(format!("pads leave {length} elements from {low} of {full}").into());
         }
-        y = y.slice(i as isize + 2, low as usize..end as usize);
     }
-    if let Some(bias) = c.opt_t(2) {
-        let mut line = vec![1; n + 2];
-        line[1] = out;
-        y = y + bias.cast(d.compute()).reshape(&line);
-    }
-    one(x.with(y.cast(d)))
+    // Below 2^31 by the checks above.
+    let window: Vec<(usize, usize)> =
+        ends.iter().map(|&(low, length, _)| (low as usize, length as usize)).collect();
+    let spread = Spread { groups, strides: &strides, dilations: &dilations, window: &window };
+    one(x.with(spread.of(&x.t, w, c.opt_t(2))))
 }
 
-/// Windows that touch and do not overlap: one product, then the windows side by side.
-fn tiled(x: &Tensor, w: &Tensor, taps: &[usize]) -> Tensor {
-    let (shape, n) = (x.shape().to_vec(), taps.len());
-    let (b, channels, out) = (shape[0], shape[1], w.shape()[1]);
-    let places = product(&shape[2..]);
-    let all = product(taps);
-    let rows = w.reshape(&[channels, out * all]).swap_axes(0, 1);
-    let y = rows.matmul(&x.reshape(&[b, channels, places]));
-    // [B, O, taps.., places..] to [B, O, place, tap, place, tap, ..].
-    let mut split = vec![b, out];
-    split.extend(taps);
-    split.extend(&shape[2..]);
-    let mut perm = vec![0, 1];
-    perm.extend((0..n).flat_map(|i| [2 + n + i, 2 + i]));
-    let mut joined = vec![b, out];
-    joined.extend((0..n).map(|i| shape[2 + i] * taps[i]));
-    y.reshape(&split).transpose(&perm).reshape(&joined)
-}
-
-/// Zeros between the elements, then an ordinary convolution with the window turned around.
-fn spread(
-    x: &Tensor,
-    w: &Tensor,
+/// A convolution the other way round.
+struct Spread<'a> {
     groups: usize,
-    strides: &[usize],
-    dilations: &[usize],
-    extra: &[usize],
-) -> Tensor {
-    let (n, inner, out) = (strides.len(), w.shape()[0] / groups, w.shape()[1]);
-    let mut x = x.clone();
-    for (i, &stride) in strides.iter().enumerate().filter(|(_, s)| **s > 1) {
-        let axis = i + 2;
-        let mut joined = x.shape().to_vec();
-        joined[axis] *= stride;
-        let length = joined[axis] - (stride - 1);
-        let sparse = x.unsqueeze(axis as isize + 1).pad(axis as isize + 1, 0, stride - 1, 0.0);
-        x = sparse.reshape(&joined).slice(axis as isize, 0..length);
-    }
-    // [C, O/g, ..] to [O, C/g, ..], every axis of the window reversed.
-    let mut grouped = vec![groups, inner, out];
-    grouped.extend(&w.shape()[2..]);
-    let mut turned = vec![groups * out, inner];
-    turned.extend(&w.shape()[2..]);
-    let mut w = w.reshape(&grouped).swap_axes(1, 2).reshape(&turned);
-    for axis in 2..n + 2 {
-        w = w.flip(axis as isize);
-    }
-    let sweeps = (0..n).map(|i| {
-        let taps = w.shape()[i + 2];
-        let margin = (taps - 1) * dilations[i];
-        let count = x.shape()[i + 2] + margin + extra[i];
-        Sweep {
-            taps,
-            stride: 1,
-            dilation: dilations[i],
-            before: margin,
-            after: margin + extra[i],
-            count,
+    strides: &'a [usize],
+    dilations: &'a [usize],
+    /// What is kept of each axis of the result: the first place and how many.
+    window: &'a [(usize, usize)],
+}
+
+impl Spread<'_> {
+    /// Places of the result that have the same remainder by the stride see the same taps: each
+    /// remainder is an ordinary convolution of x, and all of them are one with more outputs.
+    fn of(&self, x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        let (n, g) = (self.strides.len(), self.groups);
+        let (inner, out) = (w.shape()[0] / g, w.shape()[1]);
+        let w = self.apart(w);
+        // [C, O/g, ..] to [g, C/g, O/g, taps of a remainder, remainder, ..], the taps turned around.
+        let (mut w, mut split) = (w.clone(), vec![g, inner, out]);
+        let mut taps = Vec::new();
+        for (i, &stride) in self.strides.iter().enumerate() {
+            let length = w.shape()[i + 2];
+            let each = length.div_ceil(stride);
+            w = w.pad(i as isize + 2, 0, each * stride - length, 0.0);
+            split.extend([each, stride]);
+            taps.push(each);
         }
-    });
-    let conv = Conv { sweeps: sweeps.collect(), groups };
-    Tensor::block(conv, ConvInputs { x: x.clone(), weight: w, bias: None })
+        let mut w = w.reshape(&split);
+        for i in 0..n {
+            w = w.flip(3 + 2 * i as isize);
+        }
+        // Remainders become outputs: [g, O/g, remainder.., C/g, taps..].
+        let remainders = (0..n).map(|i| 4 + 2 * i);
+        let perm: Vec<usize> = [0, 2]
+            .into_iter()
+            .chain(remainders)
+            .chain([1])
+            .chain((0..n).map(|i| 3 + 2 * i))
+            .collect();
+        let every: usize = self.strides.iter().product();
+        let shape = [&[g * out * every, inner], &taps[..]].concat();
+        let w = w.transpose(&perm).reshape(&shape);
+        let bias = bias.map(|b| {
+            let each = b.reshape(&[g * out, 1]).broadcast_to(&[g * out, every]);
+            each.reshape(&[g * out * every])
+        });
+        let places: Vec<usize> = self
+            .window
+            .iter()
+            .zip(self.strides)
+            .zip(&x.shape()[2..])
+            .map(|((&(low, length), &stride), &l)| (low + length).div_ceil(stride).max(l))
+            .collect();
+        let pads = (0..n).map(|i| (taps[i] - 1, places[i] - x.shape()[i + 2]));
+        let options = Conv { pads: pads.collect(), groups: g, ..Conv::over(n) };
+        let y = applied(options, x, &w, bias.as_ref());
+        // [B, O, remainder.., place..] to [B, O, place, remainder, place, remainder, ..].
+        let b = x.shape()[0];
+        let mut perm = vec![0, 1];
+        perm.extend((0..n).flat_map(|i| [2 + n + i, 2 + i]));
+        let split = [&[b, g * out], self.strides, &places[..]].concat();
+        let joined = places.iter().zip(self.strides).map(|(p, s)| p * s);
+        let joined: Vec<usize> = [b, g * out].into_iter().chain(joined).collect();
+        let mut y = y.reshape(&split).transpose(&perm).reshape(&joined);
+        for (i, &(low, length)) in self.window.iter().enumerate() {
+            y = y.slice(i as isize + 2, low..low + length);
+        }
+        y
+    }
+
+    /// The weight with zeros between its taps.
+    fn apart(&self, w: &Tensor) -> Tensor {
+        let mut w = w.clone();
+        for (i, &dilation) in self.dilations.iter().enumerate().filter(|(_, d)| **d > 1) {
+            let axis = i + 2;
+            let mut joined = w.shape().to_vec();
+            joined[axis] *= dilation;
+            let length = joined[axis] - (dilation - 1);
+            let sparse =
+                w.unsqueeze(axis as isize + 1).pad(axis as isize + 1, 0, dilation - 1, 0.0);
+            w = sparse.reshape(&joined).slice(axis as isize, 0..length);
+        }
+        w
+    }
 }

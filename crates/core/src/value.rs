@@ -6,7 +6,7 @@
 
 use crate::{DType, Element, Error, Spec};
 use bytemuck::{cast_slice, try_cast_slice};
-use half::{bf16, f16};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 use std::{
     fmt,
     ops::Range,
@@ -345,6 +345,9 @@ impl Value {
             return self.clone();
         }
         let spec = self.spec.with_dtype(dtype);
+        if let Some(wide) = self.widened(&spec) {
+            return wide;
+        }
         if dtype == DType::F32 {
             let data = self.to_f32();
             return Value::from_bytes_unchecked(spec, cast_slice(&data));
@@ -353,6 +356,22 @@ impl Value {
             Ok(v) => v,
             Err(_) => unreachable!("the shape is the same"),
         }
+    }
+}
+
+impl Value {
+    /// Halves as f32, written where they stay: large fresh memory is dearer than the conversion.
+    fn widened(&self, spec: &Spec) -> Option<Value> {
+        if spec.dtype != DType::F32 || !matches!(self.dtype(), DType::F16 | DType::BF16) {
+            return None;
+        }
+        let mut wide = Value::unset(spec).ok()?;
+        let to: &mut [f32] = bytemuck::cast_slice_mut(wide.bytes_mut()?);
+        match self.dtype() {
+            DType::F16 => self.slice::<f16>().ok()?.convert_to_f32_slice(to),
+            _ => self.slice::<bf16>().ok()?.convert_to_f32_slice(to),
+        }
+        Some(wide)
     }
 }
 

@@ -34,7 +34,7 @@ impl CpuKernel for QuantizedMatmul {
         let shape = geometry(&i.x.shape, n);
         let (encoding, transposed) = (self.encoding, self.transposed);
         match self.activations {
-            Activations::EightBit => quant::eight_bit_scratch_bytes(&shape),
+            Activations::EightBit => quant::eight_bit_scratch_bytes(isa(), &shape),
             Activations::Exact => for_float!(i.x.dtype, T => {
                 quant::matmul_scratch_bytes::<T>(isa(), &shape, encoding, transposed)
             }),

@@ -6,6 +6,7 @@
 //! are f16 in the file, took 4.1 ms before; see `docs/performance.md`.
 
 use crate::Pool;
+use crate::simd::{Element, Simd, WithSimd, dispatch};
 use half::{bf16, f16};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,46 +28,59 @@ impl Halves {
         if weight.len() < WORTH {
             return Halves::None;
         }
-        let f16 = || {
-            narrowed(pool, weight, |x| {
-                let y = f16::from_f32(x);
-                (y.to_f32().to_bits() == x.to_bits()).then_some(y)
-            })
-        };
-        let bf16 = || {
-            narrowed(pool, weight, |x| {
-                let y = bf16::from_bits((x.to_bits() >> 16) as u16);
-                (x.to_bits() & 0xffff == 0).then_some(y)
-            })
-        };
-        let first = bf16().map(Halves::BF16);
-        first.or_else(|| f16().map(Halves::F16)).unwrap_or(Halves::None)
+        let first = narrowed(pool, weight).map(Halves::BF16);
+        first.or_else(|| narrowed(pool, weight).map(Halves::F16)).unwrap_or(Halves::None)
     }
 }
 
 /// All numbers in another type, if it has them all.
-fn narrowed<T: Copy + Default + Send + Sync>(
-    pool: &Pool,
-    weight: &[f32],
-    narrow: impl Fn(f32) -> Option<T> + Sync,
-) -> Option<Vec<T>> {
-    // Most weights that are not all halves have one among the first that is none.
-    if weight.iter().take(1024).any(|&x| narrow(x).is_none()) {
-        return None;
-    }
+fn narrowed<T: Element>(pool: &Pool, weight: &[f32]) -> Option<Vec<T>> {
     let all = AtomicBool::new(true);
-    let mut to = vec![T::default(); weight.len()];
+    let mut to = vec![T::ZERO; weight.len()];
     let start = super::Raw(to.as_mut_ptr());
     pool.run_chunks(weight.len(), CHUNK, &|range| {
-        for i in range {
-            match narrow(weight[i]) {
-                // SAFETY: ranges of different tasks do not overlap, and lie inside.
-                Some(y) => unsafe { *start.add(i) = y },
-                None => return all.store(false, Ordering::Relaxed),
+        // Most weights that are not all halves have one among the first that is none.
+        if all.load(Ordering::Relaxed) {
+            let from = &weight[range.clone()];
+            // SAFETY: ranges of different tasks do not overlap, and lie inside.
+            let to = unsafe { std::slice::from_raw_parts_mut(start.add(range.start), from.len()) };
+            if !dispatch(Narrow { from, to }) {
+                all.store(false, Ordering::Relaxed);
             }
         }
     });
     all.into_inner().then_some(to)
+}
+
+/// Narrows numbers and says whether they all stayed the same.
+struct Narrow<'a, T> {
+    from: &'a [f32],
+    to: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for Narrow<'_, T> {
+    type Output = bool;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> bool {
+        let Narrow { from, to } = self;
+        let whole = from.len() / S::LANES * S::LANES;
+        for at in (0..whole).step_by(S::LANES) {
+            // SAFETY: a vector from `at` on is within both.
+            let (bits, back) = unsafe {
+                let x = s.load(from.as_ptr().add(at));
+                T::store(s, to.as_mut_ptr().add(at), x);
+                (s.bits(x), s.bits(T::load(s, to.as_ptr().add(at))))
+            };
+            let apart = s.to_f(s.xor_i(bits, back));
+            if s.any(s.lt(s.zero(), s.abs(apart))) {
+                return false;
+            }
+        }
+        from[whole..].iter().zip(&mut to[whole..]).all(|(&x, y)| {
+            *y = T::from_f32(x);
+            y.to_f32().to_bits() == x.to_bits()
+        })
+    }
 }
 
 #[cfg(test)]
@@ -86,7 +100,8 @@ mod tests {
             }
             _ => panic!("every number is an f16"),
         }
-        let brains: Vec<f32> = (0..n).map(|i| f32::from_bits((i as u32) << 16)).collect();
+        let brains = (0..n).map(|i| f32::from_bits((i as u32) << 16));
+        let brains: Vec<f32> = brains.map(|x| if x.is_nan() { -0.0 } else { x }).collect();
         match Halves::of(&pool, &brains) {
             Halves::BF16(got) => {
                 let same = |(a, b): (&bf16, &f32)| u32::from(a.to_bits()) << 16 == b.to_bits();

@@ -36,7 +36,7 @@ impl LinearShape {
 
     /// # Panics
     /// If the slices are shorter than the extents say.
-    fn check<T>(&self, x: &[T], bias: Option<&[f32]>, out: &[T]) {
+    fn check<X, T>(&self, x: &[X], bias: Option<&[f32]>, out: &[T]) {
         let &LinearShape { m, n, k, x_row } = self;
         assert!(m == 0 || (m - 1) * x_row + k <= x.len(), "x is shorter than {self:?}");
         assert_eq!(out.len(), m * n, "the output is not {self:?}");
@@ -158,11 +158,11 @@ pub(crate) fn linear_from_scratch_bytes<T: Element>(isa: Isa, shape: &LinearShap
 ///
 /// # Panics
 /// If a slice does not fit the shape.
-pub(crate) fn linear_from<T: Element, C: Columns<T = f32>>(
+pub(crate) fn linear_from<X: Element, T: Element, C: Columns<T = f32>>(
     isa: Isa,
     pool: &Pool,
     shape: &LinearShape,
-    x: &[T],
+    x: &[X],
     columns: C,
     out: &mut [T],
     scratch: &mut [u8],
@@ -171,7 +171,7 @@ pub(crate) fn linear_from<T: Element, C: Columns<T = f32>>(
     if shape.is_empty() {
         return;
     }
-    let e = shape.extents::<T, f32>(isa);
+    let e = shape.extents::<X, f32>(isa);
     let (c, rows) = (Raw(out.as_mut_ptr()), shape.rows(x));
     let (bias, activation) = (Bias::None, Activation::Identity);
     let sink = |_, _| Sink { c, row: shape.n as isize, column: 1, bias, activation };

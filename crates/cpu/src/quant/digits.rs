@@ -163,7 +163,8 @@ pub(super) fn digits<T: Element>(
     let chunk = (TASK_BYTES / block.max(1)).max(1);
     let y = Raw(out.as_mut_ptr());
     let start = Raw(weight.bytes.as_ptr().cast::<u8>().cast_mut());
-    share(pool, blocks.div_ceil(chunk), m * chunk * ROWS * k / 2, &|task| {
+    // Memory is slower than products of so few rows.
+    share(pool, blocks.div_ceil(chunk), m.max(4) * chunk * ROWS * k, &|task| {
         for b in task * chunk..blocks.min((task + 1) * chunk) {
             let rows = ROWS.min(n - b * ROWS);
             for first in (0..m).step_by(4) {

@@ -2,8 +2,9 @@
 
 use super::Weight;
 use super::format::{Format, Q4_0, Q4_1, Q8_0};
+use super::panels::Panels;
 use crate::Pool;
-use crate::gemm::{LinearShape, Raw, lines, on, share, take};
+use crate::gemm::{self, LinearShape, Raw, lines, on, share, take};
 use crate::simd::{Element, Isa, Simd, WithSimd};
 use frit_ops::Encoding;
 use half::f16;
@@ -23,10 +24,19 @@ pub(crate) fn takes_eight_bit(encoding: Encoding) -> bool {
     matches!(encoding, Encoding::Q4_0 | Encoding::Q4_1 | Encoding::Q8_0)
 }
 
+/// From so many rows on, products of the rounded numbers in f32 are faster than in integers: 512 x
+/// 576 by 1536 takes 5.2 ms that way and 8.2 in integers on two threads of a Zen 3, whose products
+/// of bytes have no sums of their own.
+const MANY: usize = 16;
+
 /// Bytes of scratch that [`eight_bit`] needs.
-pub(crate) fn eight_bit_scratch_bytes(shape: &LinearShape) -> usize {
+pub(crate) fn eight_bit_scratch_bytes(isa: Isa, shape: &LinearShape) -> usize {
     let &LinearShape { m, k, .. } = shape;
-    lines(m * k) + 2 * lines(m * (k / GROUP) * 4)
+    let rounded = lines(m * k) + 2 * lines(m * (k / GROUP) * 4);
+    match m < MANY {
+        true => rounded,
+        false => rounded + lines(m * k * 4) + gemm::linear_from_scratch_bytes::<f32>(isa, shape),
+    }
 }
 
 /// A [`Format`] whose groups of 32 can be multiplied in integers.
@@ -86,6 +96,21 @@ pub(crate) fn eight_bit<T: Element>(
         let (scales, sums) = (scales.add(i * groups), sums.add(i * groups));
         on(isa, Round { x, whole, scales, sums, groups });
     });
+    if m >= MANY {
+        let wide = take::<f32>(&mut scratch, m * k);
+        share(pool, m, 2 * k, &|i| {
+            for at in i * k..(i + 1) * k {
+                // SAFETY: the row is this task's alone, and its numbers are rounded.
+                unsafe {
+                    *wide.add(at) = *scales.add(at / GROUP) * f32::from(*whole.add(at));
+                }
+            }
+        });
+        // SAFETY: all rows were written above, and nothing else uses them.
+        let wide = unsafe { std::slice::from_raw_parts(wide.add(0), m * k) };
+        let columns = Panels { isa, weight: *weight, transposed: true };
+        return gemm::linear_from(isa, pool, shape, wide, columns, out, scratch);
+    }
     let y = Raw(out.as_mut_ptr());
     let chunk = (TASK_BYTES * n / weight.bytes.len().max(1)).clamp(4, MOST);
     share(pool, n.div_ceil(chunk), m.max(4) * chunk * k / 2, &|task| {

@@ -218,7 +218,7 @@ fn activations_of_8_bits_give_the_product_of_the_rounded_ones() {
             for m in [1, 2, 3, 4, 7, 33] {
                 let x = activations(m * k);
                 let shape = LinearShape { m, n, k, x_row: k };
-                let bytes = eight_bit_scratch_bytes(&shape);
+                let bytes = eight_bit_scratch_bytes(isa, &shape);
                 let mut words = scratch(bytes);
                 let mut y = vec![f32::NAN; m * n];
                 let room = aligned(&mut words, bytes);
@@ -242,7 +242,7 @@ fn activations_that_are_no_numbers_stay_so_and_zeros_are_zeros() {
             let mut x = vec![0f32; 2 * 64];
             x[64 + 40] = bad;
             let shape = LinearShape { m: 2, n: 3, k: 64, x_row: 64 };
-            let bytes = eight_bit_scratch_bytes(&shape);
+            let bytes = eight_bit_scratch_bytes(isa, &shape);
             let mut words = scratch(bytes);
             let mut y = vec![7f32; 6];
             let room = aligned(&mut words, bytes);

@@ -25,7 +25,7 @@ pub const SHORT: Duration = Duration::from_millis(50);
 const MOST_RUNS: u128 = 1000;
 
 /// After a peer's turn: its threads may spin for a while.
-pub const PAUSE: Duration = Duration::from_millis(5);
+pub const PAUSE: Duration = Duration::from_millis(20);
 /// A peer that has used as many seconds as one of ours may takes no part in further rounds...
 const PATIENCE: f64 = 3.0;
 /// ... if it has taken part in so many.

@@ -62,6 +62,17 @@ impl DType {
         matches!(self, DType::I64 | DType::I32 | DType::U32 | DType::U8)
     }
 
+    /// Whether it has every number of another floating-point type.
+    pub const fn holds(self, other: DType) -> bool {
+        match (self, other) {
+            (DType::F64, other) => other.is_float(),
+            (DType::F32, other) => matches!(other, DType::F32 | DType::F16 | DType::BF16),
+            (DType::F16, other) => matches!(other, DType::F16),
+            (DType::BF16, other) => matches!(other, DType::BF16),
+            _ => false,
+        }
+    }
+
     /// The name in lower case: `f32`, `bf16`, `bool`.
     pub const fn name(self) -> &'static str {
         match self {

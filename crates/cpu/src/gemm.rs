@@ -24,7 +24,6 @@
 mod conv;
 mod dot;
 mod finish;
-mod halves;
 mod linear;
 mod matmul;
 mod pack;
@@ -37,7 +36,6 @@ mod wide;
 pub(crate) use conv::{ConvShape, Sweep, conv, conv_scratch_bytes};
 pub(crate) use dot::FEW_PACKED;
 pub(crate) use finish::lanes;
-pub(crate) use halves::Halves;
 pub(crate) use linear::{
     LinearShape, linear, linear_from, linear_from_scratch_bytes, linear_packed,
     linear_scratch_bytes,

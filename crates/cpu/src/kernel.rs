@@ -83,6 +83,14 @@ pub trait CpuKernel: Block {
         Wants::Dense
     }
 
+    /// Whether the kernel reads the operand of a slot as well where it is narrower: a weight of
+    /// halves that the graph widens first is then given as it is stored, and [`CpuKernel::run`]
+    /// must widen each number to the very same.
+    fn widens(&self, slot: usize) -> bool {
+        let _ = slot;
+        false
+    }
+
     /// The slot whose memory may become that of the output. Where it does, the operand's
     /// [`View::is_out`] is true, it has no elements of its own, and they stand in the output.
     fn in_place(&self) -> Option<usize> {
@@ -249,6 +257,10 @@ impl<'a> Context<'a> {
 /// A kernel with its types erased.
 pub(crate) trait Kernel: Send + Sync {
     fn wants(&self, slot: usize) -> Wants;
+    fn widens(&self, slot: usize) -> bool {
+        let _ = slot;
+        false
+    }
     /// Slots whose memory may become that of the output, in order of preference.
     fn in_place(&self) -> Vec<usize>;
     fn updates(&self) -> bool {
@@ -272,6 +284,10 @@ fn absent(name: &str) -> Error {
 impl<B: CpuKernel> Kernel for Fused<B> {
     fn wants(&self, slot: usize) -> Wants {
         self.0.wants(slot)
+    }
+
+    fn widens(&self, slot: usize) -> bool {
+        self.0.widens(slot)
     }
 
     fn in_place(&self) -> Vec<usize> {

@@ -91,6 +91,17 @@ impl Checkpoint {
     /// The weights with every float in `dtype`, on all cores. Integers and booleans stay as they
     /// are, and so does everything if `dtype` is no float. Weights of that type already are shared.
     pub fn cast(&self, dtype: DType) -> Params {
+        self.cast_where(dtype, |_| true)
+    }
+
+    /// The weights for a model that computes in `dtype`: as they are stored where `dtype` holds
+    /// all numbers of their type, so that the model widens them where it uses them; the others as
+    /// [`Checkpoint::cast`] gives them.
+    pub fn params_for(&self, dtype: DType) -> Params {
+        self.cast_where(dtype, |stored| !dtype.holds(stored))
+    }
+
+    fn cast_where(&self, dtype: DType, wanted: impl Fn(DType) -> bool + Sync) -> Params {
         let mut work: Vec<(&str, &Value)> = self.params.iter().collect();
         // The large ones first, so that no thread is left alone with one at the end.
         work.sort_by_key(|(_, v)| Reverse(v.spec().bytes()));
@@ -99,7 +110,10 @@ impl Checkpoint {
             let mut done = Vec::new();
             while let Some((name, value)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let floats = value.dtype().is_float() && dtype.is_float();
-                let value = if floats { value.cast(dtype) } else { (*value).clone() };
+                let value = match floats && wanted(value.dtype()) {
+                    true => value.cast(dtype),
+                    false => (*value).clone(),
+                };
                 done.push((name.to_string(), value));
             }
             done
@@ -233,5 +247,11 @@ mod tests {
         let same = |n| half.get(n).map(Value::id) == c.params.get(n).map(Value::id);
         assert!(same("h") && same("i") && !same("f"));
         assert_eq!(c.cast(DType::I32).get("f"), c.params.get("f"));
+        // For a model in f32 the f64 is rounded, and the half stays as it is stored.
+        let wide = c.params_for(DType::F32);
+        let dtypes = ["f", "h", "i", "b"].map(|n| wide.get(n).map(Value::dtype));
+        let wanted = [DType::F32, DType::F16, DType::I64, DType::Bool];
+        assert_eq!(dtypes, wanted.map(Some));
+        assert_eq!(wide.get("h").map(Value::id), c.params.get("h").map(Value::id));
     }
 }

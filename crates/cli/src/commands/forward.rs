@@ -119,7 +119,7 @@ fn whisper(run: &Run<'_>) -> Result<Outputs, Failure> {
     })?;
     let (rules, policy, dtype) = (run.args.machine.rules(), Policy::Allow, DType::F32);
     let options = LoadOptions { rules, policy, dtype };
-    let params = run.checkpoint.cast(dtype);
+    let params = run.checkpoint.params_for(dtype);
     let mut model = Whisper::new(config, params, run.backend.clone(), options);
     let (hidden, logits) = model.forward(features, ids)?;
     Ok(vec![("encoder_last_hidden_state", hidden), ("logits", logits)])

@@ -1,8 +1,10 @@
 //! A Whisper checkpoint with everything that turns recordings into text: what `transcribe` and
 //! `demo` share.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use frit::graph::{Backend, DType, Params, Policy, Rule};
 use frit::models::whisper::config::WhisperConfig;
@@ -27,17 +29,19 @@ pub(super) struct Checkpoint {
 impl Checkpoint {
     /// Reads a folder, or a file of weights with the other files beside it.
     pub(super) fn open(path: &Path) -> Result<Checkpoint, Failure> {
-        let checkpoint = frit::load::open(path)?;
-        let config = WhisperConfig::from_json(&checkpoint.config).map_err(|source| {
-            frit::models::Error::Config { path: path.display().to_string(), source }
-        })?;
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-        let tokenizer = Tokenizer::from_folder(folder).map_err(|error| match error {
-            TokensError::Missing { .. } => {
-                Failure::Input(format!("{error}; a model folder must hold its tokenizer"))
-            }
-            other => other.into(),
-        })?;
+        // The tokenizer takes about as long to read as the weights.
+        let (weights, tokenizer) = thread::scope(|scope| {
+            let tokenizer = thread::Builder::new().spawn_scoped(scope, || tokenizer(folder));
+            let weights = weights(path);
+            let tokenizer = match tokenizer {
+                Ok(reader) => reader.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // Where the system gives no thread, this one does the work.
+                Err(_) => self::tokenizer(folder),
+            };
+            (weights, tokenizer)
+        });
+        let ((config, params), tokenizer) = (weights?, tokenizer?);
         let (words, vocab) = (tokenizer.special().end_of_text, config.vocab_size);
         if words as usize >= vocab {
             let path = path.display();
@@ -46,7 +50,7 @@ impl Checkpoint {
             )));
         }
         let generation = GenerationConfig::from_folder(folder)?;
-        Ok(Checkpoint { config, params: checkpoint.cast(DTYPE), tokenizer, generation })
+        Ok(Checkpoint { config, params, tokenizer, generation })
     }
 
     /// The model on a backend. Models of one checkpoint share its weights.
@@ -74,6 +78,23 @@ impl Checkpoint {
             ..defaults
         }
     }
+}
+
+fn weights(path: &Path) -> Result<(WhisperConfig, Params), Failure> {
+    let checkpoint = frit::load::open(path)?;
+    let config = WhisperConfig::from_json(&checkpoint.config).map_err(|source| {
+        frit::models::Error::Config { path: path.display().to_string(), source }
+    })?;
+    Ok((config, checkpoint.params_for(DTYPE)))
+}
+
+fn tokenizer(folder: &Path) -> Result<Tokenizer, Failure> {
+    Tokenizer::from_folder(folder).map_err(|error| match error {
+        TokensError::Missing { .. } => {
+            Failure::Input(format!("{error}; a model folder must hold its tokenizer"))
+        }
+        other => other.into(),
+    })
 }
 
 /// What the rules and the backend made of each program: what was fused, what not, and why.

@@ -258,7 +258,7 @@ fn whisper(
     let options = LoadOptions { rules, policy, dtype };
     let shape = [1, config.num_mel_bins, config.frames()];
     let (vocab, most) = (config.vocab_size, config.max_target_positions);
-    let model = Whisper::new(config, checkpoint.cast(dtype), backend, options);
+    let model = Whisper::new(config, checkpoint.params_for(dtype), backend, options);
     let features = match given.get("input_features") {
         Some(features) => features.clone(),
         None => {

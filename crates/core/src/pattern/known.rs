@@ -128,10 +128,7 @@ pub(crate) fn exactness(dtype: DType) -> Option<u8> {
 
 /// Whether every number of one float type is also one of the other.
 pub(crate) fn widens(from: DType, to: DType) -> bool {
-    match (exactness(from), exactness(to)) {
-        (Some(a), Some(b)) => a < b && b >= 2,
-        _ => false,
-    }
+    from != to && to.holds(from)
 }
 
 /// Whether a node is a cast between floats that loses nothing that a result of type `root` keeps:

@@ -1,16 +1,19 @@
 //! The product with bias and activation applied to each block of it while that is in the cache. A
-//! weight is packed once for all programs, but for products of few rows, which read it as it is,
-//! or as halves where it is made of them.
+//! weight is packed once for all programs, but for products of few rows, which read it as it is
+//! stored: as halves where it is made of them, even if the graph widens them first.
 
 use super::for_float;
 use crate::{
-    gemm::{self, Halves, LinearShape, Packed},
+    Pool,
+    gemm::{self, LinearShape, Packed},
     kernel::{Context, CpuKernel, Out, View},
     simd::Element,
 };
 use frit_graph::{Decline, Error, Spec};
 use frit_ops::{Linear, LinearInputs};
-use half::{bf16, f16};
+use std::sync::Arc;
+
+const WEIGHT: usize = 1;
 
 fn geometry(x: &[usize], weight: &[usize]) -> LinearShape {
     let (n, k) = (weight[0], weight[1]);
@@ -18,9 +21,23 @@ fn geometry(x: &[usize], weight: &[usize]) -> LinearShape {
     LinearShape { m, n, k, x_row: k }
 }
 
+/// The panels of a weight that all programs share, if it is one.
+fn packed<W: Element, P: Element>(
+    weight: &View<'_>,
+    pool: &Pool,
+    numbers: &[W],
+    shape: &LinearShape,
+) -> Option<Arc<Packed<P>>> {
+    weight.prepacked(|_| Packed::<P>::new(pool, numbers, shape.n, shape.k))
+}
+
 impl CpuKernel for Linear {
     fn accept(&self, _: &LinearInputs<&Spec>) -> Result<(), Decline> {
         Ok(())
+    }
+
+    fn widens(&self, slot: usize) -> bool {
+        slot == WEIGHT
     }
 
     fn scratch(&self, i: &LinearInputs<&Spec>, _: usize) -> usize {
@@ -41,28 +58,19 @@ impl CpuKernel for Linear {
         let (bias, f, pool) = (bias.as_deref(), self.activation, c.pool());
         for_float!(i.x.dtype(), T => for_float!(i.weight.dtype(), W => {
             let (x, w) = (i.x.slice::<T>()?, i.weight.slice::<W>()?);
-            let (y, scratch) = (out.slice_mut::<T>()?, c.scratch());
-            let (few, known) = (shape.m <= gemm::FEW_PACKED, &i.weight);
-            let halves = match few && W::IS_F32 {
-                true => known.prepacked(|_| Halves::of(pool, bytemuck::cast_slice(w))),
-                false => None,
-            };
-            let packed = match few {
-                true => None,
-                false => known.prepacked(|_| Packed::<W>::new(pool, w, shape.n, shape.k)),
-            };
-            match (packed, halves.as_deref()) {
-                (Some(p), _) => {
-                    gemm::linear_packed::<T, W>(pool, &shape, x, &p, bias, f, y, scratch);
+            let (y, scratch, known) = (out.slice_mut::<T>()?, c.scratch(), &i.weight);
+            let many = shape.m > gemm::FEW_PACKED;
+            if T::IS_F32 && many {
+                // Panels of f32 need no conversion at every use.
+                if let Some(p) = packed::<W, f32>(known, pool, w, &shape) {
+                    gemm::linear_packed::<T, f32>(pool, &shape, x, &p, bias, f, y, scratch);
+                    return Ok(());
                 }
-                (None, Some(Halves::F16(w))) => {
-                    gemm::linear::<T, f16>(pool, &shape, x, w, bias, f, y, scratch);
-                }
-                (None, Some(Halves::BF16(w))) => {
-                    gemm::linear::<T, bf16>(pool, &shape, x, w, bias, f, y, scratch);
-                }
-                (None, _) => gemm::linear::<T, W>(pool, &shape, x, w, bias, f, y, scratch),
+            } else if many && let Some(p) = packed::<W, W>(known, pool, w, &shape) {
+                gemm::linear_packed::<T, W>(pool, &shape, x, &p, bias, f, y, scratch);
+                return Ok(());
             }
+            gemm::linear::<T, W>(pool, &shape, x, w, bias, f, y, scratch);
         }));
         Ok(())
     }

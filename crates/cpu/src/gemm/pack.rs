@@ -1,6 +1,6 @@
 //! Operands made ready: columns of B as panels, rows of A as dense f32.
 
-use std::ops::Range;
+use std::{any::TypeId, ops::Range};
 
 use super::tile::panel_width;
 use super::{Raw, lines, on, share};
@@ -75,6 +75,33 @@ impl<T: Element> Strided<T> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// The columns of a matrix of halves, as f32. Those of a dense weight, one after the other.
+#[derive(Clone, Copy)]
+struct Widened<T> {
+    weight: Raw<T>,
+    k: usize,
+    columns: usize,
+    isa: Isa,
+}
+
+impl<T: Element> Columns for Widened<T> {
+    type T = f32;
+
+    unsafe fn pack(self, first: usize, width: usize, panel: *mut f32) {
+        let (k, columns) = (self.k, width.min(self.columns - first));
+        let mut wide = vec![0f32; columns * k];
+        let at = self.weight.add(first * k);
+        let rows = Rows { at: Raw(at), row: k as isize, step: 1 };
+        let at = Raw(wide.as_mut_ptr());
+        let dense = Strided { at, k, columns, step: 1, column: k as isize };
+        // SAFETY: these columns exist, and `wide` has room for them; the panel has its own.
+        unsafe {
+            rows.widen(self.isa, columns, k, wide.as_mut_ptr());
+            dense.pack(0, width, panel);
         }
     }
 }
@@ -190,26 +217,37 @@ impl<T: Element> WithSimd for Widen<T> {
 struct Line([u8; 64]);
 
 /// The weight of a linear layer, `[n, k]`, laid out as panels once for all products with it, in
-/// the type that it had.
-pub(crate) struct Packed<W> {
+/// the type that it had or in f32.
+pub(crate) struct Packed<P> {
     lines: Vec<Line>,
     /// What it was packed for.
     pub(super) isa: Isa,
     pub(super) n: usize,
     pub(super) k: usize,
-    elements: std::marker::PhantomData<W>,
+    elements: std::marker::PhantomData<P>,
 }
 
-impl<W: Element> Packed<W> {
+impl<P: Element> Packed<P> {
     /// Packs a dense row-major `weight` of `[n, k]`.
-    pub(crate) fn new(pool: &Pool, weight: &[W], n: usize, k: usize) -> Packed<W> {
+    ///
+    /// # Panics
+    /// If the weight has another size, or is neither of type `P` nor to be widened to it.
+    pub(crate) fn new<W: Element>(pool: &Pool, weight: &[W], n: usize, k: usize) -> Packed<P> {
         Packed::new_on(pool, isa(), weight, n, k)
     }
 
-    pub(super) fn new_on(pool: &Pool, isa: Isa, weight: &[W], n: usize, k: usize) -> Packed<W> {
+    pub(super) fn new_on<W: Element>(
+        pool: &Pool,
+        isa: Isa,
+        weight: &[W],
+        n: usize,
+        k: usize,
+    ) -> Packed<P> {
+        let same = TypeId::of::<P>() == TypeId::of::<W>();
+        assert!(same || P::IS_F32, "a weight is packed in its own type or in f32");
         assert_eq!(weight.len(), n * k, "weight is not [{n}, {k}]");
         let width = panel_width(isa);
-        let bytes = lines(n.next_multiple_of(width) * k * size_of::<W>());
+        let bytes = lines(n.next_multiple_of(width) * k * size_of::<P>());
         let mut packed = Packed {
             lines: vec![Line([0; 64]); bytes / 64],
             isa,
@@ -217,18 +255,23 @@ impl<W: Element> Packed<W> {
             k,
             elements: std::marker::PhantomData,
         };
-        let to = Raw(packed.lines.as_mut_ptr().cast());
-        let at = Raw(weight.as_ptr().cast_mut());
-        let columns = Strided { at, k, columns: n, step: 1, column: k as isize };
-        // SAFETY: the weight has n rows of k, and the lines room for its panels.
+        let to = packed.lines.as_mut_ptr();
+        let (panels, at) = (n.div_ceil(width), Raw(weight.as_ptr().cast_mut()));
+        // SAFETY: the weight has n rows of k, and the lines room for its panels, of W or of f32.
         unsafe {
-            pack_panels(pool, isa, k, n.div_ceil(width), |i| (columns, i * width), to);
+            if same {
+                let columns = Strided { at, k, columns: n, step: 1, column: k as isize };
+                pack_panels(pool, isa, k, panels, |i| (columns, i * width), Raw(to.cast()));
+            } else {
+                let columns = Widened { weight: at, k, columns: n, isa };
+                pack_panels(pool, isa, k, panels, |i| (columns, i * width), Raw(to.cast()));
+            }
         }
         packed
     }
 
     /// The first panel.
-    pub(super) fn panels(&self) -> *const W {
+    pub(super) fn panels(&self) -> *const P {
         self.lines.as_ptr().cast()
     }
 }

@@ -30,7 +30,9 @@ use crate::{
     prim,
 };
 use chains::Chains;
-use frit_graph::{Error, Graph, Op, Params, Prim, Spec, Tensor, Value, reference};
+use frit_graph::{
+    Error, Graph, Op, Params, Prim, Spec, Tensor, Value, pattern::before_widening, reference,
+};
 use memory::Life;
 use recipe::What;
 use std::{collections::HashMap, panic::Location, sync::Arc};
@@ -220,6 +222,9 @@ impl Builder<'_> {
         for (slot, x) in t.inputs().iter().enumerate() {
             inputs.push(match x {
                 None => None,
+                Some(x) if kernel.widens(slot) => {
+                    Some(self.as_wanted(self.stored(x), kernel.wants(slot))?)
+                }
                 Some(x) => Some(self.as_wanted(x, kernel.wants(slot))?),
             });
         }
@@ -236,6 +241,14 @@ impl Builder<'_> {
             Place::Input { .. } => spec.dtype.size() <= view.dtype().size(),
             _ => true,
         }
+    }
+
+    /// A weight before it is widened, where weights alone decide it.
+    fn stored<'t>(&self, x: &'t Tensor) -> &'t Tensor {
+        let from = before_widening(x);
+        let known = self.layouts.get(&from.id());
+        let known = known.is_some_and(|l| self.recipes.contains_key(&l.buffer));
+        if known && from.dtype().size() == 2 { from } else { x }
     }
 
     /// The operand in a form that a kernel reads.

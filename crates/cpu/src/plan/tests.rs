@@ -2,7 +2,8 @@
 
 use super::*;
 use frit_graph::{DType, Executable, Policy, compile};
-use frit_ops::{Activations, Encoding, fast};
+use frit_ops::{Activation, Activations, Encoding, fast};
+use half::f16;
 
 fn packed() -> (Params, Value) {
     // 64 rows of two blocks: d = 2^-4, m = -1/2, nibbles that count up.
@@ -212,4 +213,45 @@ fn a_chain_that_reads_too_much_at_a_time_is_cut() {
 
 fn scalar(n: f64) -> frit_graph::Tensor {
     frit_graph::Tensor::scalar(DType::F32, n)
+}
+
+#[test]
+fn a_weight_that_the_graph_widens_is_read_as_it_is_stored() {
+    let numbers: Vec<f16> = (0..8 * 16).map(|i| f16::from_f32(i as f32 / 64.0 - 1.0)).collect();
+    let weight = Value::new([8, 16], numbers.clone()).expect("a weight");
+    let params = Params::from_iter([("w".to_string(), weight.clone())]);
+    let x: Vec<f32> = (0..12 * 16).map(|i| (i % 5) as f32 - 2.0).collect();
+    let rows = |n: usize| Value::new([n, 16], x[..n * 16].to_vec()).expect("rows");
+    let cpu = Cpu::default();
+    for (n, m) in [(1, 1), (5, 2), (12, 3)] {
+        let specs = [rows(n).spec().clone(), Spec::new(DType::I64, [m])];
+        let graph = Graph::trace(&specs, |x| {
+            let w = Tensor::param("w", Spec::new(DType::F16, [8, 16])).cast(DType::F32);
+            let product = fast::linear(&x[0], &w, None, Activation::Identity);
+            vec![product, fast::embedding(&w, &x[1])]
+        })
+        .expect("a graph");
+        let plan = build(&cpu, &graph, &params).expect("planned");
+        let ids: Vec<_> = plan.known().iter().map(|v| v.id()).collect();
+        assert_eq!(ids, [weight.id()], "nothing is widened beforehand");
+        let places = (0..m as i64).map(|i| 7 - 3 * i).collect::<Vec<_>>();
+        let out = plan.run(vec![rows(n), Value::new([m], places.clone()).expect("ids")]);
+        let out = out.expect("it runs");
+        let number = |r: usize, c: usize| f64::from(numbers[r * 16 + c]);
+        let mut want = Vec::new();
+        for row in x[..n * 16].chunks(16) {
+            let dot = |r| row.iter().enumerate().map(|(c, &x)| f64::from(x) * number(r, c)).sum();
+            want.extend((0..8).map(dot).collect::<Vec<f64>>());
+        }
+        // All sums are short multiples of 1/64: exact in f32.
+        assert_eq!(out[0].to_f64(), want);
+        let row = |&r: &i64| (0..16).map(move |c| number(r as usize, c));
+        assert_eq!(out[1].to_f64(), places.iter().flat_map(row).collect::<Vec<_>>());
+    }
+    // What a call brings is not looked into: it is widened by a step.
+    let graph = Graph::trace(&[weight.spec().clone(), rows(1).spec().clone()], |x| {
+        vec![fast::linear(&x[1], &x[0].cast(DType::F32), None, Activation::Identity)]
+    });
+    let plan = build(&cpu, &graph.expect("a graph"), &Params::new()).expect("planned");
+    assert_eq!(plan.steps(), 2);
 }

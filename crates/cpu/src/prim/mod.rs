@@ -15,7 +15,7 @@ use crate::kernel::{Context, Kernel, Out, View, Wants};
 use crate::plan::Layout;
 pub(crate) use chain::{ALIVE, Chain, Function, Link, OPERANDS, Source};
 use frit_graph::{DType, Error, Prim, Spec};
-pub(crate) use movement::{Copy, pick, write};
+pub(crate) use movement::{Copy, pick, pick_widened, write};
 
 /// Elements below which another thread costs more than it brings.
 pub(crate) const LEAST: usize = 16 * 1024;

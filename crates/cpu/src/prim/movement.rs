@@ -6,10 +6,11 @@ use super::{
 };
 use crate::kernel::{Context, Out, View, Wants};
 use frit_graph::{
-    Error, Value,
+    Element, Error, Value,
     reference::{index_error, update_error},
     row_major,
 };
+use half::slice::HalfFloatSliceExt;
 
 /// A strided view written out densely.
 pub(crate) struct Copy;
@@ -256,6 +257,30 @@ pub(crate) fn pick(
         unsafe {
             std::ptr::copy_nonoverlapping(from.get().add(place), to.get().add(i * run), run);
         }
+    });
+    Ok(())
+}
+
+/// Rows of dense `x` chosen by dense `indices`, as f32.
+pub(crate) fn pick_widened<T: Element>(
+    x: &View<'_>,
+    indices: &View<'_>,
+    out: &mut Out<'_>,
+    c: &mut Context<'_>,
+) -> Result<(), Error>
+where
+    [T]: HalfFloatSliceExt,
+{
+    let (table, extent, indices) = (x.slice::<T>()?, x.shape()[0], indices.integers()?);
+    if let Some(bad) = indices.iter().find(|&&i| i < 0 || i as usize >= extent) {
+        return Err(index_error("gather", *bad, extent));
+    }
+    let run = x.shape()[1..].iter().product::<usize>();
+    let to = Shared(out.slice_mut::<f32>()?.as_mut_ptr());
+    pieces(c, if run > 0 { indices.len() } else { 0 }, run * size_of::<f32>(), &|i| {
+        // SAFETY: there are as many rows of the output as indices, each written once.
+        let row = unsafe { std::slice::from_raw_parts_mut(to.get().add(i * run), run) };
+        table[indices[i] as usize * run..][..run].convert_to_f32_slice(row);
     });
     Ok(())
 }

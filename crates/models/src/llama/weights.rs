@@ -5,21 +5,29 @@ use frit_load::Checkpoint;
 use frit_ops::{Encoding, fast::dequantize};
 use std::collections::BTreeMap;
 
+/// The weight of this name as `dtype`, to which the graph widens it if it is stored as something
+/// narrower. Kernels that can read it as it is.
+#[track_caller]
+pub(crate) fn stored(params: &Params, name: &str, shape: &[usize], dtype: DType) -> Tensor {
+    let kept = params.get(name).map(|v| v.dtype()).filter(|&d| dtype.holds(d));
+    Tensor::param(name, Spec::new(kept.unwrap_or(dtype), shape)).cast(dtype)
+}
+
 /// Weights by their Hugging Face names.
 #[derive(Clone, Debug)]
 pub struct Weights {
-    /// The values; all floats of one type.
+    /// The values, as they are stored where `dtype` holds every number of their type.
     pub params: Params,
     /// How the packed ones among them are encoded.
     pub packed: BTreeMap<String, Encoding>,
-    /// The type of the floats, and of what a packed weight stands for.
+    /// What the model computes in: the type of every weight in the graph, packed or not.
     pub dtype: DType,
 }
 
 impl Weights {
-    /// The weights of a checkpoint with every float in `dtype`.
+    /// The weights of a checkpoint for a model that computes in `dtype`.
     pub fn of(checkpoint: &Checkpoint, dtype: DType) -> Weights {
-        Weights { params: checkpoint.cast(dtype), packed: checkpoint.packed.clone(), dtype }
+        Weights { params: checkpoint.params_for(dtype), packed: checkpoint.packed.clone(), dtype }
     }
 
     /// The weight of this name, which must have this shape (`[n, k]` for one that may be packed).
@@ -27,7 +35,7 @@ impl Weights {
     pub fn weight(&self, name: &str, shape: &[usize]) -> Tensor {
         match self.packed.get(name) {
             Some(&encoding) => self.unpacked(name, encoding, shape),
-            None => Tensor::param(name, Spec::new(self.dtype, shape)),
+            None => stored(&self.params, name, shape, self.dtype),
         }
     }
 
@@ -46,7 +54,7 @@ impl Weights {
         let packed = Tensor::param(name, Spec::new(DType::U32, [n, bytes / 4]));
         let [scales, biases] = ["scales", "biases"].map(|part| {
             let name = name.strip_suffix("weight").unwrap_or(name);
-            Tensor::param(&format!("{name}{part}"), Spec::new(self.dtype, [n, k / group_size]))
+            stored(&self.params, &format!("{name}{part}"), &[n, k / group_size], self.dtype)
         });
         dequantize(&packed, Some(&scales), Some(&biases), encoding, self.dtype)
     }

@@ -62,10 +62,10 @@ impl Whisper {
         let checkpoint = frit_load::open(path)?;
         let config = WhisperConfig::from_json(&checkpoint.config)
             .map_err(|source| crate::Error::Config { path: path.display().to_string(), source })?;
-        Ok(Whisper::new(config, checkpoint.cast(options.dtype), backend, options))
+        Ok(Whisper::new(config, checkpoint.params_for(options.dtype), backend, options))
     }
 
-    /// A model of weights at hand, which must be of the type that the options name.
+    /// A model of weights at hand, of the type that the options name or a narrower one.
     pub fn new(
         config: WhisperConfig,
         params: Params,

@@ -8,7 +8,10 @@
 //! Weights have the names of Hugging Face. Every block is `x + f(norm(x))`.
 
 use super::config::WhisperConfig;
-use crate::nn::{Conv1d, layer};
+use crate::{
+    llama::weights::stored,
+    nn::{Conv1d, layer},
+};
 use frit_graph::{DType, Params, Spec, Tensor};
 
 /// Epsilon of every norm.
@@ -39,13 +42,13 @@ pub struct Decoded {
 }
 
 impl<'a> Network<'a> {
-    /// The network over these weights, all of one type.
+    /// The network over these weights, which are widened to `dtype` where they are narrower.
     pub fn new(config: &'a WhisperConfig, params: &'a Params, dtype: DType) -> Network<'a> {
         Network { config, params, dtype }
     }
 
     fn weight(&self, name: &str, shape: &[usize]) -> Tensor {
-        Tensor::param(name, Spec::new(self.dtype, shape))
+        stored(self.params, name, shape, self.dtype)
     }
 
     fn norm(&self, x: &Tensor, name: &str) -> Tensor {

@@ -16,6 +16,14 @@ struct Layer<T, W> {
     activation: Activation,
 }
 
+/// How the weight is given.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Stored,
+    Packed,
+    Wide,
+}
+
 impl<T: Element, W: Element> Layer<T, W> {
     fn new(m: usize, n: usize, k: usize, x_row: usize) -> Layer<T, W> {
         let mut random = Random((m * 1000 + n * 10 + k) as u64);
@@ -28,19 +36,26 @@ impl<T: Element, W: Element> Layer<T, W> {
         }
     }
 
-    /// With the weight as it is, or packed.
-    fn run(&self, isa: Isa, threads: usize, packed: bool) -> Vec<T> {
+    /// With the weight as it is, or packed, or packed in f32.
+    fn run(&self, isa: Isa, threads: usize, form: Form) -> Vec<T> {
         let pool = Pool::new(threads);
         let Layer { shape, x, weight, activation, .. } = self;
         let bias = self.bias.as_deref();
         let mut out = vec![T::from_f32(77.0); shape.m * shape.n];
         let mut scratch = Scratch::new(linear_scratch_bytes_on::<T, W>(isa, shape));
         let scratch = scratch.bytes();
-        if packed {
-            let weight = Packed::new_on(&pool, isa, weight, shape.n, shape.k);
-            linear_packed(&pool, shape, x, &weight, bias, *activation, &mut out, scratch);
-        } else {
-            linear_on(isa, &pool, shape, x, weight, bias, *activation, &mut out, scratch);
+        match form {
+            Form::Packed => {
+                let weight = Packed::<W>::new_on(&pool, isa, weight, shape.n, shape.k);
+                linear_packed(&pool, shape, x, &weight, bias, *activation, &mut out, scratch);
+            }
+            Form::Wide => {
+                let weight = Packed::<f32>::new_on(&pool, isa, weight, shape.n, shape.k);
+                linear_packed(&pool, shape, x, &weight, bias, *activation, &mut out, scratch);
+            }
+            Form::Stored => {
+                linear_on(isa, &pool, shape, x, weight, bias, *activation, &mut out, scratch);
+            }
         }
         out
     }
@@ -59,10 +74,10 @@ impl<T: Element, W: Element> Layer<T, W> {
             }
         }
         for &isa in available() {
-            for packed in [false, true] {
-                let out = self.run(isa, 1, packed);
-                let name = format!("{isa} packed {packed} {:?} {:?}", self.shape, self.activation);
-                assert_eq!(bits(&out), bits(&self.run(isa, 3, packed)), "{name}: threads show");
+            for form in [Form::Stored, Form::Packed, Form::Wide] {
+                let out = self.run(isa, 1, form);
+                let name = format!("{isa} {form:?} {:?} {:?}", self.shape, self.activation);
+                assert_eq!(bits(&out), bits(&self.run(isa, 3, form)), "{name}: threads show");
                 for (&got, &(want, size)) in out.iter().zip(&want) {
                     assert!(near(got, want, size), "{name}: {} instead of {want}", wide(got));
                 }
@@ -159,7 +174,7 @@ fn cases_of_the_catalogue_hold() {
                 linear(&pool, &shape, x, weight, bias, a, &mut out, scratch.bytes());
                 compare(&name, &out, &want.data, case.tolerance(dtype));
                 out.fill(<T as Element>::ZERO);
-                let weight = Packed::new(&pool, weight, n, k);
+                let weight = Packed::<W>::new(&pool, weight, n, k);
                 linear_packed(&pool, &shape, x, &weight, bias, a, &mut out, scratch.bytes());
                 compare(&name, &out, &want.data, case.tolerance(dtype));
             }));

@@ -4,7 +4,7 @@
 //! the only reference to a value may reuse its memory for a result: that is how a KV cache is
 //! updated in place (see [`Value::bytes_mut`]).
 
-use crate::{DType, Element, Error, Spec};
+use crate::{DType, Element, Error, Memory, Spec};
 use bytemuck::{cast_slice, try_cast_slice};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use std::{
@@ -16,11 +16,8 @@ use std::{
     },
 };
 
-/// Owned bytes start at a multiple of this, one cache line.
-pub const ALIGN: usize = 64;
-
 enum Buffer {
-    Owned { words: Vec<u128>, range: Range<usize> },
+    Owned(Memory),
     Shared { bytes: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize> },
 }
 
@@ -35,27 +32,15 @@ impl Bytes {
         Arc::new(Bytes { id: NEXT.fetch_add(1, Ordering::Relaxed), buffer })
     }
 
-    fn zeroed(len: usize) -> Arc<Bytes> {
-        Bytes::owned(vec![0u128; (len + ALIGN).div_ceil(16)], len)
-    }
-
-    fn owned(words: Vec<u128>, len: usize) -> Arc<Bytes> {
-        let start = words.as_ptr().cast::<u8>().align_offset(ALIGN);
-        Bytes::new(Buffer::Owned { words, range: start..start + len })
-    }
-
     /// Bytes that hold anything.
     fn any(len: usize) -> Arc<Bytes> {
-        let words = (len + ALIGN).div_ceil(16);
-        match idle::take(words) {
-            Some(old) => Bytes::owned(old, len),
-            None => Bytes::zeroed(len),
-        }
+        let memory = idle::take(len).unwrap_or_else(|| Memory::zeroed(len));
+        Bytes::new(Buffer::Owned(memory))
     }
 
     fn get(&self) -> &[u8] {
         match &self.buffer {
-            Buffer::Owned { words, range } => &cast_slice(words)[range.clone()],
+            Buffer::Owned(memory) => memory.bytes(),
             Buffer::Shared { bytes, range } => &(**bytes).as_ref()[range.clone()],
         }
     }
@@ -63,8 +48,8 @@ impl Bytes {
 
 impl Drop for Bytes {
     fn drop(&mut self) {
-        if let Buffer::Owned { words, .. } = &mut self.buffer {
-            idle::keep(std::mem::take(words));
+        if let Buffer::Owned(memory) = &mut self.buffer {
+            idle::keep(std::mem::replace(memory, Memory::NONE));
         }
     }
 }
@@ -72,38 +57,40 @@ impl Drop for Bytes {
 /// Memory of dropped values, for the outputs of the next run: to fault in fresh pages takes longer
 /// than most kernels run (32 MB: 30 ms against 3 ms; EPYC, two cores, 2026-11).
 mod idle {
+    use crate::Memory;
     use std::sync::{Mutex, PoisonError};
 
     /// Smaller ones are better off with the allocator.
-    const LEAST_WORDS: usize = (16 << 10) / 16;
+    const LEAST: usize = 16 << 10;
     /// A longer list takes longer to search than it saves.
     const MOST: usize = 64;
-    /// No more than this is kept, 128 MB.
-    const MOST_WORDS: usize = (128 << 20) / 16;
+    /// No more than this is kept.
+    const MOST_BYTES: usize = 128 << 20;
 
-    static IDLE: Mutex<Vec<Vec<u128>>> = Mutex::new(Vec::new());
+    static IDLE: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
 
-    /// Memory of at least so many words and not much more.
-    pub(super) fn take(words: usize) -> Option<Vec<u128>> {
-        if words < LEAST_WORDS {
+    /// Memory of so many bytes that has room for not much more.
+    pub(super) fn take(len: usize) -> Option<Memory> {
+        if len < LEAST {
             return None;
         }
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |v: &Vec<u128>| (words..=words + words / 4).contains(&v.len());
+        // What is mapped has some megabytes to spare by itself, which nobody has touched.
+        let fits = |m: &Memory| m.bytes().len() <= len + len / 4 && m.room() >= len;
         let at = idle.iter().position(fits)?;
-        Some(idle.swap_remove(at))
+        Some(idle.swap_remove(at).with_len(len))
     }
 
-    pub(super) fn keep(words: Vec<u128>) {
-        if words.len() < LEAST_WORDS {
+    pub(super) fn keep(memory: Memory) {
+        if memory.bytes().len() < LEAST {
             return;
         }
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.push(words);
+        idle.push(memory);
         // The oldest go first; dropping them outside of the lock would be no gain.
-        let mut total: usize = idle.iter().map(Vec::len).sum();
-        while total > MOST_WORDS || idle.len() > MOST {
-            total -= idle.remove(0).len();
+        let mut total: usize = idle.iter().map(|m| m.bytes().len()).sum();
+        while total > MOST_BYTES || idle.len() > MOST {
+            total -= idle.remove(0).bytes().len();
         }
     }
 }
@@ -157,9 +144,10 @@ impl Value {
     /// When the spec is larger than the address space.
     pub fn zeros(spec: &Spec) -> Result<Value, Error> {
         match spec.checked_numel() {
-            Some(n) => {
-                Ok(Value { spec: spec.clone(), bytes: Bytes::zeroed(n * spec.dtype.size()) })
-            }
+            Some(n) => Ok(Value {
+                spec: spec.clone(),
+                bytes: Bytes::new(Buffer::Owned(Memory::zeroed(n * spec.dtype.size()))),
+            }),
             None => Err(Error::Value(format!("{spec} is larger than the address space"))),
         }
     }
@@ -191,8 +179,8 @@ impl Value {
 
     fn from_bytes_unchecked(spec: Spec, bytes: &[u8]) -> Value {
         let mut out = Bytes::any(bytes.len());
-        if let Some(Bytes { buffer: Buffer::Owned { words, range }, .. }) = Arc::get_mut(&mut out) {
-            bytemuck::cast_slice_mut::<u128, u8>(words)[range.clone()].copy_from_slice(bytes);
+        if let Some(Bytes { buffer: Buffer::Owned(memory), .. }) = Arc::get_mut(&mut out) {
+            memory.bytes_mut().copy_from_slice(bytes);
         }
         Value { spec, bytes: out }
     }
@@ -248,9 +236,7 @@ impl Value {
     /// The bytes for writing, if this is the only reference and the memory is owned; else `None`.
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
         match Arc::get_mut(&mut self.bytes) {
-            Some(Bytes { buffer: Buffer::Owned { words, range }, .. }) => {
-                Some(&mut bytemuck::cast_slice_mut(words)[range.clone()])
-            }
+            Some(Bytes { buffer: Buffer::Owned(memory), .. }) => Some(memory.bytes_mut()),
             _ => None,
         }
     }

@@ -20,6 +20,7 @@ mod prim;
 mod profile;
 mod quant;
 mod simd;
+mod slab;
 mod threads;
 
 pub use backend::Cpu;

@@ -4,8 +4,8 @@ use std::{any::TypeId, ops::Range};
 
 use super::tile::panel_width;
 use super::{Raw, lines, on, share};
-use crate::Pool;
 use crate::simd::{Element, Isa, Simd, WithSimd, isa};
+use crate::{Pool, slab::Piece};
 
 /// Something whose columns can be laid out as panels: `[k][NR]`, zeros past the last column.
 pub(crate) trait Columns: Copy + Sync {
@@ -212,14 +212,10 @@ impl<T: Element> WithSimd for Widen<T> {
     }
 }
 
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
 /// The weight of a linear layer, `[n, k]`, laid out as panels once for all products with it, in
 /// the type that it had or in f32.
 pub(crate) struct Packed<P> {
-    lines: Vec<Line>,
+    panels: Piece,
     /// What it was packed for.
     pub(super) isa: Isa,
     pub(super) n: usize,
@@ -248,16 +244,11 @@ impl<P: Element> Packed<P> {
         assert_eq!(weight.len(), n * k, "weight is not [{n}, {k}]");
         let width = panel_width(isa);
         let bytes = lines(n.next_multiple_of(width) * k * size_of::<P>());
-        let mut packed = Packed {
-            lines: vec![Line([0; 64]); bytes / 64],
-            isa,
-            n,
-            k,
-            elements: std::marker::PhantomData,
-        };
-        let to = packed.lines.as_mut_ptr();
+        let mut packed =
+            Packed { panels: Piece::zeroed(bytes), isa, n, k, elements: std::marker::PhantomData };
+        let to = packed.panels.as_mut_ptr();
         let (panels, at) = (n.div_ceil(width), Raw(weight.as_ptr().cast_mut()));
-        // SAFETY: the weight has n rows of k, and the lines room for its panels, of W or of f32.
+        // SAFETY: the weight has n rows of k, and the piece room for its panels, of W or of f32.
         unsafe {
             if same {
                 let columns = Strided { at, k, columns: n, step: 1, column: k as isize };
@@ -272,6 +263,6 @@ impl<P: Element> Packed<P> {
 
     /// The first panel.
     pub(super) fn panels(&self) -> *const P {
-        self.lines.as_ptr().cast()
+        self.panels.as_ptr().cast()
     }
 }

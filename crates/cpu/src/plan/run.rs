@@ -6,7 +6,7 @@ use crate::{
     kernel::{Context, Out, View},
     prepacked::Known,
 };
-use frit_graph::{ALIGN, Error, Executable, Spec, Value};
+use frit_graph::{ALIGN, Error, Executable, Memory, Spec, Value};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,25 +20,14 @@ pub(crate) struct Plan {
     outputs: Vec<(usize, Spec)>,
     block_bytes: usize,
     /// Blocks of memory that no run uses at the moment.
-    idle: Mutex<Vec<Block>>,
+    idle: Mutex<Vec<Memory>>,
 }
 
-/// A line of memory of the alignment that kernels expect.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([u8; ALIGN]);
+/// An address of the alignment that kernels expect.
+#[repr(align(64))]
+struct Line;
 
-struct Block(Vec<Line>);
-
-impl Block {
-    fn new(bytes: usize) -> Block {
-        Block(vec![Line([0; ALIGN]); bytes.div_ceil(ALIGN)])
-    }
-
-    fn start(&mut self) -> *mut u8 {
-        self.0.as_mut_ptr().cast()
-    }
-}
+const _: () = assert!(align_of::<Line>() == ALIGN);
 
 /// Memory of every buffer in one run: first byte and length.
 #[derive(Clone, Copy)]
@@ -111,13 +100,13 @@ impl Executable for Plan {
     fn run(&self, mut inputs: Vec<Value>) -> Result<Vec<Value>, Error> {
         let lock = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = lock().pop();
-        let mut block = idle.unwrap_or_else(|| Block::new(self.block_bytes));
+        let mut block = idle.unwrap_or_else(|| Memory::zeroed(self.block_bytes));
         let mut made: Vec<(usize, Value)> = Vec::with_capacity(self.outputs.len());
         for (k, spec) in &self.outputs {
             made.push((*k, Value::unset(spec)?));
         }
 
-        let base = block.start();
+        let base = block.bytes_mut().as_mut_ptr();
         let mut spans = Vec::with_capacity(self.buffers.len());
         for b in &self.buffers {
             spans.push(match &b.place {
@@ -271,8 +260,8 @@ pub(super) fn once(cpu: &Cpu, buffers: &[Buffer], step: &Step) -> Result<Value, 
         })
         .collect();
     spans[step.out] = writable(&mut out)?;
-    let mut block = Block::new(step.scratch.1);
-    let scratch = Span(block.start(), step.scratch.1);
+    let mut block = Memory::zeroed(step.scratch.1);
+    let scratch = Span(block.bytes_mut().as_mut_ptr(), step.scratch.1);
     execute(cpu.pool(), buffers, step, &spans, scratch)?;
     Ok(out)
 }

@@ -13,9 +13,9 @@
 //! digits after): see `docs/performance.md`.
 
 use super::Weight;
-use crate::Pool;
 use crate::gemm::{LinearShape, Raw, lines, on, share, take};
 use crate::simd::{Element, Isa, Simd, WithSimd};
+use crate::{Pool, slab::Piece};
 use frit_ops::Encoding;
 use half::f16;
 
@@ -39,7 +39,7 @@ const TASK_BYTES: usize = 8 << 10;
 /// eight columns, for each row, four bytes with the first four in the low and the others in the
 /// high nibbles.
 pub(crate) struct Interleaved {
-    bytes: Vec<u128>,
+    bytes: Piece,
     offsets: bool,
     rows: usize,
     groups: usize,
@@ -59,10 +59,10 @@ impl Interleaved {
         assert!(takes_digits(weight.encoding), "{} has no digits", weight.encoding);
         let offsets = weight.encoding == Encoding::Q4_1;
         let (rows, groups) = (weight.rows, weight.width / GROUP);
-        let mut new = Interleaved { bytes: Vec::new(), offsets, rows, groups };
-        let row = groups * new.group_bytes();
-        new.bytes = vec![0; rows.div_ceil(ROWS) * row / size_of::<u128>()];
-        let to = Raw(new.bytes.as_mut_ptr().cast::<u8>());
+        let row = groups * group_bytes(offsets);
+        let bytes = Piece::zeroed(rows.div_ceil(ROWS) * row);
+        let mut new = Interleaved { bytes, offsets, rows, groups };
+        let to = Raw(new.bytes.as_mut_ptr());
         pool.run(rows.div_ceil(ROWS), &|block| {
             let first = block * ROWS;
             for r in 0..ROWS.min(rows - first) {
@@ -162,7 +162,7 @@ pub(super) fn digits<T: Element>(
     let blocks = n.div_ceil(ROWS);
     let chunk = (TASK_BYTES / block.max(1)).max(1);
     let y = Raw(out.as_mut_ptr());
-    let start = Raw(weight.bytes.as_ptr().cast::<u8>().cast_mut());
+    let start = Raw(weight.bytes.as_ptr().cast_mut());
     // Memory is slower than products of so few rows.
     share(pool, blocks.div_ceil(chunk), m.max(4) * chunk * ROWS * k, &|task| {
         for b in task * chunk..blocks.min((task + 1) * chunk) {

@@ -53,19 +53,24 @@ fn table(t: &Tensor, turn: &Rotation) -> Result<Tensor, String> {
     if before != lead {
         return Err(format!("a table {} does not stand in the axes of {}", t.spec(), turn.x.spec()));
     }
-    let t = match *width == half {
-        true => t.clone(),
-        false => narrowed(t, half, turn.layout, DEPTH)
-            .or_else(|| equal_columns(t, half, turn.layout))
-            .ok_or_else(|| {
-                format!("the columns of a table {} are not known to be {half} twice", t.spec())
-            })?,
-    };
-    let mut t = before_widening(&t);
+    let t = bare(t);
+    if *width == half || t.spec().last() == Some(1) {
+        return Ok(t.clone());
+    }
+    let narrow = narrowed(t, half, turn.layout, DEPTH);
+    match narrow.or_else(|| equal_columns(t, half, turn.layout)) {
+        Some(narrow) => Ok(bare(&narrow).clone()),
+        None => Err(format!("the columns of a table {} are not known to be {half} twice", t.spec())),
+    }
+}
+
+/// What is broadcast and widened.
+fn bare(t: &Tensor) -> &Tensor {
+    let mut t = before_widening(t);
     while let (Some(Prim::Broadcast), Some(x)) = (t.prim(), t.input(0)) {
         t = before_widening(x);
     }
-    Ok(t.clone())
+    t
 }
 
 /// The columns of the pairs, where each is there twice as the layout wants it; columns that are one
@@ -92,16 +97,20 @@ fn narrowed(t: &Tensor, half: usize, layout: RopeLayout, depth: usize) -> Option
         Prim::Reshape => {
             let wide = t.input(0)?;
             let (tail, axis) = match layout {
-                RopeLayout::Split => ([2, half], last),
-                RopeLayout::Interleaved => ([half, 2], last + 1),
+                RopeLayout::Split => ([2, half], 2),
+                RopeLayout::Interleaved => ([half, 2], 1),
             };
-            let unfolded = wide.shape() == [&to[..last], &tail].concat();
+            let axis = wide.rank().checked_sub(axis)?;
             let one = match wide.prim()? {
                 Prim::Broadcast => wide.input(0)?,
                 Prim::Concat(along) if *along == axis => twice(wide)?,
                 _ => return None,
             };
-            (unfolded && one.shape()[axis] == 1).then(|| one.squeeze(axis as isize))
+            let mut lean = wide.shape().to_vec();
+            (wide.shape().ends_with(&tail) && one.shape()[axis] == 1).then(|| {
+                lean.remove(axis);
+                one.squeeze(axis as isize).broadcast_to(&lean).reshape(&to)
+            })
         }
         Prim::Broadcast => Some(below(0)?.broadcast_to(&to)),
         Prim::Transpose(perm) if perm[last] == last => Some(below(0)?.transpose(perm)),

@@ -50,9 +50,8 @@ fn rope_case<T: Stored>() {
             let mut sin = cos.clone();
             let pool = Pool::new(2);
             rope_table(&pool, &positions, (0.5, 1.0), &inv_freqs, &mut cos, &mut sin);
-            let want = truth(&wide(&x), shape, |b, t, i| {
-                (at(b, t) as f64 * 0.5 * inv_freqs[i]).sin_cos()
-            });
+            let want =
+                truth(&wide(&x), shape, |b, t, i| (at(b, t) as f64 * 0.5 * inv_freqs[i]).sin_cos());
             let what = format!("{shape:?}");
             for got in everywhere(&what, &x, |p, io| rope(p, io, shape, &cos, &sin)) {
                 check(&what, &got, &want, 1e-7, 6e-7);

@@ -215,3 +215,41 @@ impl Entry for ApplyRope {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operands_that_do_not_fit_are_told() {
+        let f32s = |shape: &[usize]| Spec::new(DType::F32, shape);
+        let half = |shape: &[usize]| Spec::new(DType::F16, shape);
+        let bthd = ApplyRope { sequence_axis: SequenceAxis::ThirdLast, ..Default::default() };
+        for (block, [x, cos, sin], want) in [
+            (
+                bthd,
+                [f32s(&[2, 5, 8]), f32s(&[5, 4]), f32s(&[5, 4])],
+                "x must have at least 4 axes, got f32[2, 5, 8]",
+            ),
+            (
+                ApplyRope::default(),
+                [f32s(&[2, 5, 8]), f32s(&[5, 4]), half(&[5, 4])],
+                "sin must be f32[5, 4] like cos, got f16[5, 4]",
+            ),
+            (
+                bthd,
+                [f32s(&[2, 5, 3, 8]), half(&[3, 5, 4]), half(&[3, 5, 4])],
+                "cos must be [5, dims/2] or [2, 5, dims/2] with dims at most 8 (last axis of x \
+                 [2, 5, 3, 8]), got f16[3, 5, 4]",
+            ),
+            (
+                ApplyRope::default(),
+                [Spec::new(DType::I64, [2, 5, 8]), f32s(&[5, 4]), f32s(&[5, 4])],
+                "x must be f32, f16 or bf16, got i64[2, 5, 8]",
+            ),
+        ] {
+            let found = block.infer(ApplyRopeInputs { x: &x, cos: &cos, sin: &sin });
+            assert_eq!(found.expect_err("it does not fit").to_string(), want);
+        }
+    }
+}

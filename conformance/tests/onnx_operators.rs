@@ -155,7 +155,7 @@ const EXPANDED: &[(&str, &str, usize, usize)] = &[
     ("test_attention_", "ScaledDotProductAttention", 93, 93),
     ("test_layer_normalization_", "LayerNorm", 38, 38),
     ("test_rms_normalization_", "RmsNorm", 19, 19),
-    ("test_rotary_embedding_", "Rope", 0, 8),
+    ("test_rotary_embedding_", "ApplyRope", 8, 8),
     ("test_gelu_", "Gelu", 4, 4),
 ];
 

@@ -16,7 +16,7 @@ struct Step {
 }
 
 fn steps() -> impl Strategy<Value = (Vec<Step>, Vec<usize>)> {
-    let step = (0u8..14, 0u8..4, 0usize..64, 0usize..64)
+    let step = (0u8..16, 0u8..4, 0usize..64, 0usize..64)
         .prop_map(|(what, spelling, on, and)| Step { what, spelling, on, and });
     (proptest::collection::vec(step, 1..14), proptest::collection::vec(0usize..64, 0..2))
 }
@@ -92,6 +92,35 @@ fn apply(s: &Step, known: &[Tensor], weights: &[Tensor]) -> Tensor {
             let of = if s.spelling == 0 { y } else { x };
             let r = Tensor::concat(&[&-of.slice(-1, 4..8), &of.slice(-1, 0..4)], -1);
             x * f.cos() + r * f.sin()
+        }
+        // Tables of every row, of the first one, of one token; they may be parts of x itself.
+        13 | 14 => {
+            let part = |t: &Tensor, i: usize| t.slice(-1, 4 * i..4 * i + 4);
+            let [c, z] = [0, 1].map(|i: usize| match s.and % 3 {
+                0 => part(y, i),
+                n => part(y, i).slice(n as isize - 1, 0..1),
+            });
+            let (a, b) = (part(x, 0), part(x, 1));
+            if s.what == 14 {
+                let (t, o) = (Tensor::concat(&[&c, &c], -1), &z.unsqueeze(-1));
+                let mut wide = z.shape().to_vec();
+                wide[2] = 8;
+                let twice = Tensor::concat(&[o, o], -1).reshape(&wide);
+                let r = Tensor::concat(&[&-&b, &a], -1);
+                return match s.spelling {
+                    0 => x * t + r * twice,
+                    1 => x * &t + r * &t,
+                    2 => r * Tensor::concat(&[&z, &z], -1) + x * t,
+                    _ => x * t + r * Tensor::concat(&[&c, &z], -1),
+                };
+            }
+            let (u, v) = match s.spelling {
+                0 => (&a * &c - &b * &z, &z * &a + &c * &b),
+                1 => (&c * &a - &z * &b, &b * &c + &a * &z),
+                2 => (&a * &z - &b * &c, &a * &c + &b * &z),
+                _ => (&a * &c - &b * &z, &a * &z + &b * &z),
+            };
+            Tensor::concat(&[&u, &v], -1)
         }
         _ => x.swap_axes(-1, -2).reshape(&[2, 4, 8]),
     }

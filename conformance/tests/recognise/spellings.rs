@@ -10,14 +10,14 @@ use frit_ops::{
 };
 use std::f64::consts::{PI, SQRT_2};
 
-struct Spelling {
+pub(crate) struct Spelling {
     name: &'static str,
     operands: Vec<Operand>,
     build: fn(&[Tensor]) -> Tensor,
     want: &'static [&'static str],
 }
 
-fn spelling(
+pub(crate) fn spelling(
     name: &'static str,
     operands: &[Operand],
     want: &'static [&'static str],
@@ -39,7 +39,7 @@ pub(crate) fn constant(shape: &[usize], f: impl Fn(&[usize]) -> f64) -> Tensor {
     Tensor::constant(Value::from_f64(spec, &numbers).expect("a constant"))
 }
 
-fn check(all: Vec<Spelling>) {
+pub(crate) fn check(all: Vec<Spelling>) {
     let rules = recognisers();
     let mut complaints = Vec::new();
     for s in all {
@@ -428,7 +428,7 @@ fn grouped_heads_and_lengths_become_operands_and_no_copies() {
 }
 
 /// `rotate_half` of transformers.
-fn rotate_half(x: &Tensor) -> Tensor {
+pub(crate) fn rotate_half(x: &Tensor) -> Tensor {
     let d = x.shape()[x.rank() - 1];
     Tensor::concat(&[&-x.slice(-1, d / 2..d), &x.slice(-1, 0..d / 2)], -1)
 }

@@ -39,6 +39,7 @@ catalogue! {
     rms_norm::RmsNorm { RmsNormInputs } fast { rms_norm };
     layer_norm::LayerNorm { LayerNormInputs } fast { layer_norm };
     rope::Rope { RopeInputs, RopeLayout, SequenceAxis } fast { rope, rope_at };
+    apply_rope::ApplyRope { ApplyRopeInputs } fast { apply_rope };
     scaled_dot_product_attention::ScaledDotProductAttention { AttentionInputs }
         fast { scaled_dot_product_attention };
     swiglu::SwiGlu { SwiGluInputs } fast { swiglu };
@@ -57,9 +58,18 @@ catalogue! {
 }
 
 /// Every rule that finds an operation in a graph of primitives, for [`frit_graph::recognise`]:
-/// where two formulas end in the same node, the larger one comes first.
+/// where two formulas end in the same node, the larger one comes first, and the one that says more of
+/// its operands.
 pub fn recognisers() -> Vec<frit_graph::Rule> {
-    let larger = ["scaled_dot_product_attention", "linear", "conv", "layer_norm", "rope", "swiglu"];
+    let larger = [
+        "scaled_dot_product_attention",
+        "linear",
+        "conv",
+        "layer_norm",
+        "rope",
+        "apply_rope",
+        "swiglu",
+    ];
     let place = |l: &&Line| larger.iter().position(|n| *n == l.name).unwrap_or(larger.len());
     let mut lines: Vec<&Line> = CATALOGUE.iter().collect();
     lines.sort_by_key(place);

@@ -1,11 +1,14 @@
 //! Rotary position embedding (Su et al., 2021).
 
 mod recognise;
+pub(crate) mod rotation;
 mod tables;
 
 use crate::{
-    Array, Case, Entry, Options, check,
+    ApplyRope, Array, Case, Entry, Options,
+    apply_rope::apply_rope,
     catalogue::{Operand, integers, mapped, normal},
+    check,
 };
 use frit_graph::{Block, DType, Rule, ShapeError, Spec, Tensor, Value, operands};
 
@@ -27,6 +30,29 @@ pub enum SequenceAxis {
     SecondLast,
     /// Axis -3: `[B, T, H, D]`.
     ThirdLast,
+}
+
+impl SequenceAxis {
+    pub(crate) fn counted_from_end(self) -> usize {
+        match self {
+            SequenceAxis::SecondLast => 2,
+            SequenceAxis::ThirdLast => 3,
+        }
+    }
+}
+
+/// Pairs and sequence by the names of their options.
+pub(crate) fn parse_layout(o: &mut Options) -> Result<(RopeLayout, SequenceAxis), String> {
+    let layout = match o.flag("interleaved", false)? {
+        true => RopeLayout::Interleaved,
+        false => RopeLayout::Split,
+    };
+    let axis = match o.number("seq_axis", -2.0)? {
+        -2.0 => SequenceAxis::SecondLast,
+        -3.0 => SequenceAxis::ThirdLast,
+        other => return Err(format!("option `seq_axis` must be -2 or -3, got {other}")),
+    };
+    Ok((layout, axis))
 }
 
 /// Rotates the leading `dims` of the last axis by angles `position * scale * inv_freq[i]` and copies
@@ -96,14 +122,7 @@ impl Rope {
 
     /// The sequence length of an `x` of this shape.
     pub fn tokens(&self, shape: &[usize]) -> usize {
-        shape[shape.len() - self.axis_from_end()]
-    }
-
-    fn axis_from_end(&self) -> usize {
-        match self.sequence_axis {
-            SequenceAxis::SecondLast => 2,
-            SequenceAxis::ThirdLast => 3,
-        }
+        shape[shape.len() - self.sequence_axis.counted_from_end()]
     }
 }
 
@@ -145,7 +164,7 @@ impl Block for Rope {
 
     fn infer(&self, i: RopeInputs<&Spec>) -> Result<Spec, ShapeError> {
         check::float("x", i.x)?;
-        let wanted = self.axis_from_end() + 1;
+        let wanted = self.sequence_axis.counted_from_end() + 1;
         if i.x.rank() < wanted {
             return Err(format!("x must have at least {wanted} axes, got {}", i.x).into());
         }
@@ -184,8 +203,7 @@ impl Block for Rope {
     }
 
     fn compose(&self, i: RopeInputs<Tensor>) -> Tensor {
-        let (shape, half) = (i.x.shape().to_vec(), self.dims / 2);
-        let (rank, tokens) = (shape.len(), self.tokens(&shape));
+        let (half, tokens) = (self.dims / 2, self.tokens(i.x.shape()));
         let inverse = match &i.inv_freqs {
             Some(f) => f.cast(DType::F64),
             None => match Value::new([half], self.inverse_frequencies()) {
@@ -205,35 +223,13 @@ impl Block for Rope {
             }
         };
         let angle = (position * self.scale).unsqueeze(-1) * inverse;
-        // [rows, 1.., T, (1,) half], to broadcast over the heads.
-        let mut table = vec![1; rank];
-        table[0] = angle.shape()[0];
-        table[rank - self.axis_from_end()] = tokens;
-        table[rank - 1] = half;
-        let turn = |t: Tensor| (t * self.amplitude).cast(DType::F32).reshape(&table);
-        let (cos, sin) = (turn(angle.cos()), turn(angle.sin()));
-
-        let x = i.x.cast(DType::F32);
-        let (a, b) = match self.layout {
-            RopeLayout::Split => (x.slice(-1, 0..half), x.slice(-1, half..self.dims)),
-            RopeLayout::Interleaved => {
-                (x.slice_step(-1, 0, 2, half), x.slice_step(-1, 1, 2, half))
-            }
-        };
-        let (u, v) = (&a * &cos - &b * &sin, &a * &sin + &b * &cos);
-        let turned = match self.layout {
-            RopeLayout::Split => Tensor::concat(&[&u, &v], -1),
-            RopeLayout::Interleaved => {
-                let mut flat = shape.clone();
-                flat[rank - 1] = self.dims;
-                Tensor::concat(&[&u.unsqueeze(-1), &v.unsqueeze(-1)], -1).reshape(&flat)
-            }
-        };
-        let y = match shape[rank - 1] == self.dims {
-            true => turned,
-            false => Tensor::concat(&[&turned, &x.slice(-1, self.dims..shape[rank - 1])], -1),
-        };
-        y.cast(i.x.dtype())
+        // [rows, T, half], or [T, half] where all rows of the batch have the same positions.
+        let rows = angle.shape()[0];
+        let table = [rows, tokens, half];
+        let table = if rows == 1 { &table[1..] } else { &table[..] };
+        let turn = |t: Tensor| (t * self.amplitude).cast(DType::F32).reshape(table);
+        let options = ApplyRope { layout: self.layout, sequence_axis: self.sequence_axis };
+        apply_rope(&i.x, &turn(angle.cos()), &turn(angle.sin()), options)
     }
 }
 
@@ -246,14 +242,7 @@ impl Entry for Rope {
         rope.base = o.number("base", 10000.0)?;
         rope.scale = o.number("scale", 1.0)?;
         rope.amplitude = o.number("amplitude", 1.0)?;
-        if o.flag("interleaved", false)? {
-            rope.layout = RopeLayout::Interleaved;
-        }
-        rope.sequence_axis = match o.number("seq_axis", -2.0)? {
-            -2.0 => SequenceAxis::SecondLast,
-            -3.0 => SequenceAxis::ThirdLast,
-            other => return Err(format!("option `seq_axis` must be -2 or -3, got {other}")),
-        };
+        (rope.layout, rope.sequence_axis) = parse_layout(o)?;
         Ok(rope)
     }
 

@@ -15,6 +15,7 @@ fused! {
     rms_norm::RmsNorm,
     layer_norm::LayerNorm,
     rope::Rope,
+    apply_rope::ApplyRope,
     swiglu::SwiGlu,
     einsum::Einsum,
     gelu::Gelu,

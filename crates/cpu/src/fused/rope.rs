@@ -1,30 +1,12 @@
 //! A table of cosines and sines in f64, one row a position, then one pass over the heads.
 
-use super::for_float;
+use super::{apply_rope::geometry, for_float};
 use crate::{
     kernel::{Context, CpuKernel, Out, View},
     kernels::rope,
 };
 use frit_graph::{Decline, Error, Spec};
-use frit_ops::{Rope, RopeInputs, RopeLayout, SequenceAxis};
-
-/// The shape as the kernel sees it.
-fn geometry(block: &Rope, shape: &[usize]) -> rope::RopeShape {
-    let rank = shape.len();
-    let (inner, axis) = match block.sequence_axis {
-        SequenceAxis::SecondLast => (1, rank - 2),
-        SequenceAxis::ThirdLast => (shape[rank - 2], rank - 3),
-    };
-    rope::RopeShape {
-        batch: shape[0],
-        outer: shape[1..axis].iter().product(),
-        tokens: shape[axis],
-        inner,
-        size: shape[rank - 1],
-        dims: block.dims,
-        interleaved: block.layout == RopeLayout::Interleaved,
-    }
-}
+use frit_ops::{Rope, RopeInputs};
 
 /// Rows of the table: one for all of the batch where every row has the same positions.
 fn rows(i: &RopeInputs<&Spec>, batch: usize) -> usize {
@@ -38,7 +20,7 @@ impl CpuKernel for Rope {
     }
 
     fn scratch(&self, i: &RopeInputs<&Spec>, _: usize) -> usize {
-        let shape = geometry(self, &i.x.shape);
+        let shape = geometry(&i.x.shape, self.dims, self.layout, self.sequence_axis);
         2 * 4 * rows(i, shape.batch) * shape.tokens * (self.dims / 2)
     }
 
@@ -48,7 +30,7 @@ impl CpuKernel for Rope {
         out: &mut Out<'_>,
         c: &mut Context<'_>,
     ) -> Result<(), Error> {
-        let shape = geometry(self, i.x.shape());
+        let shape = geometry(i.x.shape(), self.dims, self.layout, self.sequence_axis);
         let positions: Vec<i64> = match (i.position_ids, i.offset) {
             (Some(p), _) => p.integers()?,
             (None, offset) => {

@@ -1,7 +1,7 @@
 //! Rotary position embedding: a table of cosines and sines, and the rotation.
 //!
-//! The table holds one row for each position and is computed in f64; the rotation of all heads
-//! reads it. Angles are reduced by a multiple of pi/2 in two parts, exact up to [`FAR`]; larger
+//! The table holds one row for each position and is computed in f64, unless it is given; the
+//! rotation of all heads reads it. Angles are reduced by a multiple of pi/2 in two parts, exact up to [`FAR`]; larger
 //! ones (and what is not finite) go through the standard library.
 
 use std::ops::Range;
@@ -39,13 +39,14 @@ impl RopeShape {
 
 /// Rotates the leading `dims` of each row and copies the rest.
 ///
-/// `cos` and `sin` are `[1 or batch, tokens, dims / 2]`, as [`rope_table`] fills them.
-pub(crate) fn rope<T: Element>(
+/// `cos` and `sin` are `[1 or batch, tokens, dims / 2]`, as [`rope_table`] fills them, in a type of
+/// their own.
+pub(crate) fn rope<T: Element, C: Element>(
     pool: &Pool,
     io: InOut<'_, T>,
     shape: RopeShape,
-    cos: &[f32],
-    sin: &[f32],
+    cos: &[C],
+    sin: &[C],
 ) {
     let rows = shape.rows();
     let table = shape.tokens * shape.dims / 2;
@@ -63,16 +64,16 @@ pub(crate) fn rope<T: Element>(
 }
 
 /// Some rows of [`rope`].
-struct Rows<'a, T> {
+struct Rows<'a, T, C> {
     io: &'a InOut<'a, T>,
     shape: RopeShape,
-    cos: &'a [f32],
-    sin: &'a [f32],
+    cos: &'a [C],
+    sin: &'a [C],
     per_batch: bool,
     rows: Range<usize>,
 }
 
-impl<T: Element> WithSimd for Rows<'_, T> {
+impl<T: Element, C: Element> WithSimd for Rows<'_, T, C> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -118,13 +119,13 @@ impl<T: Element> WithSimd for Rows<'_, T> {
 /// `x` and `out` are valid for `2 * half` elements and are equal or apart; `cos` and `sin` are
 /// valid for `half`.
 #[inline(always)]
-unsafe fn split<S: Simd, T: Element>(
+unsafe fn split<S: Simd, T: Element, C: Element>(
     s: S,
     x: *const T,
     out: *mut T,
     half: usize,
-    cos: *const f32,
-    sin: *const f32,
+    cos: *const C,
+    sin: *const C,
 ) {
     // SAFETY: at + n <= half in all accesses; both halves are read before either is written.
     unsafe {
@@ -153,13 +154,13 @@ unsafe fn split<S: Simd, T: Element>(
 /// `x` and `out` are valid for `dims` elements and are equal or apart; `cos` and `sin` are valid
 /// for `dims / 2`; `dims` is even.
 #[inline(always)]
-unsafe fn interleaved<S: Simd, T: Element>(
+unsafe fn interleaved<S: Simd, T: Element, C: Element>(
     s: S,
     x: *const T,
     out: *mut T,
     dims: usize,
-    cos: *const f32,
-    sin: *const f32,
+    cos: *const C,
+    sin: *const C,
 ) {
     const { assert!(S::LANES <= MAX_LANES) };
     // a cos - b sin in even lanes, b cos + a sin in odd ones.
@@ -171,16 +172,16 @@ unsafe fn interleaved<S: Simd, T: Element>(
         let mut at = 0;
         while dims - at >= S::LANES {
             let pairs = T::load(s, x.add(at));
-            let c = s.load_partial(cos.add(at / 2), S::LANES / 2);
-            let z = s.load_partial(sin.add(at / 2), S::LANES / 2);
+            let c = C::load_partial(s, cos.add(at / 2), S::LANES / 2);
+            let z = C::load_partial(s, sin.add(at / 2), S::LANES / 2);
             T::store(s, out.add(at), rotated(s, signs, pairs, c, z));
             at += S::LANES;
         }
         let n = dims - at;
         if n > 0 {
             let pairs = T::load_partial(s, x.add(at), n);
-            let c = s.load_partial(cos.add(at / 2), n / 2);
-            let z = s.load_partial(sin.add(at / 2), n / 2);
+            let c = C::load_partial(s, cos.add(at / 2), n / 2);
+            let z = C::load_partial(s, sin.add(at / 2), n / 2);
             T::store_partial(s, out.add(at), n, rotated(s, signs, pairs, c, z));
         }
     }

@@ -3,15 +3,20 @@
 use super::super::rope::{RopeShape, rope, rope_table};
 use super::*;
 
-/// The rotation in f64, straight from the definition, of contiguous `[B, outer, T, inner, D]`.
-fn truth(x: &[f64], shape: RopeShape, angle: impl Fn(usize, usize, usize) -> f64) -> Vec<f64> {
+/// The rotation in f64, straight from the definition, of contiguous `[B, outer, T, inner, D]`:
+/// `turn` gives sine and cosine.
+fn truth(
+    x: &[f64],
+    shape: RopeShape,
+    turn: impl Fn(usize, usize, usize) -> (f64, f64),
+) -> Vec<f64> {
     let RopeShape { outer, tokens, inner, size, dims, interleaved, .. } = shape;
     let mut out = x.to_vec();
     for (row, (x, out)) in x.chunks(size).zip(out.chunks_mut(size)).enumerate() {
         let (token, batch) = (row / inner % tokens, row / (inner * tokens * outer));
         for i in 0..dims / 2 {
             let (j, k) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + dims / 2) };
-            let (sin, cos) = angle(batch, token, i).sin_cos();
+            let (sin, cos) = turn(batch, token, i);
             out[j] = x[j] * cos - x[k] * sin;
             out[k] = x[j] * sin + x[k] * cos;
         }
@@ -45,7 +50,8 @@ fn rope_case<T: Stored>() {
             let mut sin = cos.clone();
             let pool = Pool::new(2);
             rope_table(&pool, &positions, (0.5, 1.0), &inv_freqs, &mut cos, &mut sin);
-            let want = truth(&wide(&x), shape, |b, t, i| at(b, t) as f64 * 0.5 * inv_freqs[i]);
+            let want =
+                truth(&wide(&x), shape, |b, t, i| (at(b, t) as f64 * 0.5 * inv_freqs[i]).sin_cos());
             let what = format!("{shape:?}");
             for got in everywhere(&what, &x, |p, io| rope(p, io, shape, &cos, &sin)) {
                 check(&what, &got, &want, 1e-7, 6e-7);
@@ -61,6 +67,37 @@ fn rope_case<T: Stored>() {
 #[test]
 fn rope_equals_the_formula_in_every_layout() {
     for_each_type!(rope_case);
+}
+
+fn given_table_case<T: Stored, C: Element>() {
+    for [batch, outer, tokens, inner, size, dims] in
+        [[2, 3, 5, 1, 16, 16], [2, 1, 5, 3, 20, 10], [1, 4, 3, 2, 67, 34], [3, 1, 40, 4, 128, 128]]
+    {
+        for (interleaved, rows) in [(false, 1), (true, 1), (false, batch), (true, batch)] {
+            let shape = RopeShape { batch, outer, tokens, inner, size, dims, interleaved };
+            let x = normal::<T>(batch * outer * tokens * inner * size, 4, 0.0, 1.0);
+            let len = rows * tokens * dims / 2;
+            let (cos, sin) = (normal::<C>(len, 5, 0.0, 0.5), normal::<C>(len, 6, 0.0, 0.5));
+            let want = truth(&wide(&x), shape, |b, t, i| {
+                let at = (b % rows * tokens + t) * dims / 2 + i;
+                (f64::from(sin[at].to_f32()), f64::from(cos[at].to_f32()))
+            });
+            let what = format!("{shape:?}");
+            for got in everywhere(&what, &x, |p, io| rope(p, io, shape, &cos, &sin)) {
+                check(&what, &got, &want, 1e-7, 6e-7);
+            }
+        }
+    }
+}
+
+#[test]
+fn tables_may_be_of_any_type_beside_any_other() {
+    fn each<T: Stored>() {
+        given_table_case::<T, f32>();
+        given_table_case::<T, f16>();
+        given_table_case::<T, bf16>();
+    }
+    for_each_type!(each);
 }
 
 #[test]

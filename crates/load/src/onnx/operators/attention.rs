@@ -9,7 +9,10 @@ use super::{
     reduce::softmax,
 };
 use frit_graph::{DType, Spec, Tensor};
-use frit_ops::{AttentionInputs, ScaledDotProductAttention};
+use frit_ops::{
+    ApplyRope, AttentionInputs, RopeLayout, ScaledDotProductAttention, SequenceAxis,
+    fast::apply_rope,
+};
 
 pub(super) const TABLE: &[(&str, Handler)] =
     &[("Attention", attention), ("RotaryEmbedding", |c| rotary(c, 3))];
@@ -176,69 +179,60 @@ fn scores(
     Ok(none.select(&zero, &rows).cast(q.dtype()))
 }
 
-/// Rotary embedding with tables of cosines and sines; `ids` is the operand of positions. They are
-/// numbers of the file, not of a formula, so this is no Block of the catalogue.
+/// Rotary embedding with tables of cosines and sines; `ids` is the operand of positions.
 pub(super) fn rotary(c: &Call<'_>, ids: usize) -> Answer {
     let (cos, sin) = if ids == 3 { (c.t(1)?, c.t(2)?) } else { (c.t(2)?, c.t(3)?) };
     let x = c.item(0)?;
-    let flat = x.t.rank() == 3;
     let mut count = sizes(&[c.int("num_heads", 0)])?[0];
     let given = sizes(&[c.int("rotary_embedding_dim", 0)])?[0];
-    if flat && count == 0 && ids != 3 {
+    if count == 0 && ids != 3 {
         // The older operator has the head size in its tables.
         let half = cos.shape().last().copied().unwrap_or(0);
-        count = x.t.shape()[2].checked_div(2 * half).unwrap_or(0);
+        count = x.t.spec().last().and_then(|n| n.checked_div(2 * half)).unwrap_or(0);
     }
-    let t = if flat { heads(&x.t, count)? } else { x.t.clone() };
-    let [b, _, s, d] = <[usize; 4]>::try_from(t.shape())
-        .map_err(|_| Fault::Wrong(format!("wants 3 or 4 axes, got {}", x.t.spec())))?;
+    // [B, H, T, D], or [B, T, H D].
+    let (t, sequence_axis) = match *x.t.shape() {
+        [_, _, _, _] => (x.t.clone(), SequenceAxis::SecondLast),
+        [b, s, n] if count > 0 && n.is_multiple_of(count) => {
+            (x.t.reshape(&[b, s, count, n / count]), SequenceAxis::ThirdLast)
+        }
+        [_, _, _] => return Err(format!("{count} heads of {}", x.t.spec()).into()),
+        _ => return Err(format!("wants 3 or 4 axes, got {}", x.t.spec()).into()),
+    };
+    if ![&t, cos, sin].into_iter().all(takes_blocks) {
+        return unsupported(format!("{}, {} and {}", x.t.spec(), cos.spec(), sin.spec()));
+    }
+    let layout = match c.flag("interleaved") {
+        true => RopeLayout::Interleaved,
+        false => RopeLayout::Split,
+    };
+    let options = ApplyRope { layout, sequence_axis };
+    let (b, s, d) = (t.shape()[0], options.tokens(t.shape()), t.shape()[3]);
     let dims = if given == 0 { d } else { given };
     if dims > d || !dims.is_multiple_of(2) {
         return Err(format!("{dims} of {d} elements of a head are rotated").into());
     }
-    // [B or 1, 1, T, dims/2]
+    // [T, dims/2] or [B, T, dims/2]
     let table = |t: &Tensor| -> Result<Tensor, Fault> {
         let rows = match c.opt_t(if ids == 3 { 3 } else { 1 }) {
             None => t.clone(),
             Some(p) if p.spec().numel() == 1 && s != 1 => {
                 let at =
                     Tensor::iota(Spec::new(DType::I64, [s]), 0) + p.cast(DType::I64).reshape(&[]);
-                t.gather(0, &at).unsqueeze(0)
+                t.gather(0, &at)
             }
             Some(p) => t.gather(0, p),
         };
-        let rows = if rows.rank() == 2 { rows.unsqueeze(0) } else { rows };
         let half = dims / 2;
         match *rows.shape() {
-            [n, m, w] if (n == b || n == 1) && m == s && w == half => Ok(rows.unsqueeze(1)),
+            [m, w] if m == s && w == half => Ok(rows),
+            [n, m, w] if n == b && m == s && w == half => Ok(rows),
+            [1, m, w] if m == s && w == half => Ok(rows.squeeze(0)),
             _ => Err(format!("table {} for {}", t.spec(), x.t.spec()).into()),
         }
     };
-    let wide = x.t.dtype().compute();
-    let (cos, sin) = (table(cos)?.cast(wide), table(sin)?.cast(wide));
-    let turned = t.slice(-1, 0..dims).cast(wide);
-    let half = dims / 2;
-    let y = match c.flag("interleaved") {
-        true => {
-            let shape = turned.shape().to_vec();
-            let pairs = turned.reshape(&[shape[0], shape[1], s, half, 2]);
-            let part = |i: usize| pairs.slice(-1, i..i + 1).squeeze(-1);
-            let (re, im) = rotated(&part(0), &part(1), &cos, &sin);
-            Tensor::concat(&[&re.unsqueeze(-1), &im.unsqueeze(-1)], -1).reshape(&shape)
-        }
-        false => {
-            let part = |i: usize| turned.slice(-1, i * half..(i + 1) * half);
-            let (re, im) = rotated(&part(0), &part(1), &cos, &sin);
-            Tensor::concat(&[&re, &im], -1)
-        }
-    };
-    let y = y.cast(x.t.dtype());
-    let y = if dims == d { y } else { Tensor::concat(&[&y, &t.slice(-1, dims..d)], -1) };
-    one(x.with(if flat { joined(&y) } else { y }))
-}
-
-fn rotated(a: &Tensor, b: &Tensor, cos: &Tensor, sin: &Tensor) -> (Tensor, Tensor) {
-    (a * cos - b * sin, a * sin + b * cos)
+    let y = apply_rope(&t, &table(cos)?, &table(sin)?, options);
+    one(x.with(y.reshape(x.t.shape())))
 }
 
 /// Results for operators that give one tensor.

@@ -2,6 +2,7 @@
 
 mod convolutions;
 mod near_misses;
+mod quantised;
 mod random;
 mod spellings;
 

@@ -3,8 +3,8 @@
 //! Each weight is a formula of its row and column, so that the product is known in float64 without
 //! any of the graph.
 
-use crate::{blocks, recognised, spellings::constant};
-use frit_conformance::compare;
+use crate::{blocks, recognised, small_cases, spellings::constant};
+use frit_conformance::{compare, judge_value};
 use frit_cpu::{Cpu, Pool};
 use frit_graph::{
     Backend, DType, Graph, Params, Policy, Reference, Spec, Tensor, Value, compile,
@@ -449,4 +449,34 @@ fn a_parameter_of_unknown_range_stays() {
     let (_, report) = recognised(&graph, &recognisers());
     let text = report.to_string();
     assert!(text.contains("nobody knows the range of the weight, which is i32[5, 64]"), "{text}");
+}
+
+#[test]
+fn packed_words_go_their_own_way_and_what_is_claimed_keeps_its_numbers() {
+    let rules = recognisers();
+    let mut claimed = 0;
+    for case in small_cases().filter(|c| c.op == "quantized_matmul") {
+        let values = case.values(DType::F32);
+        let want = case.expected(&values).expect("an oracle");
+        let x = values[0].clone().expect("x");
+        let graph = Graph::trace(&[x.spec().clone()], |x| {
+            let mut slots: Vec<_> =
+                values.iter().cloned().map(|v| v.map(Tensor::constant)).collect();
+            slots[0] = Some(x[0].clone());
+            vec![Tensor::dyn_block(case.block.clone(), slots)]
+        });
+        let graph = graph.and_then(|g| g.composed()).expect("a composed graph");
+        let (found, report) = recognised(&graph, &rules);
+        let encodings = encodings(&found);
+        claimed += encodings.len();
+        // Affine groups are words, whose bytes are no integers of their own.
+        let text = format!("{:?}", case.block);
+        assert!(!text.contains("Affine") || encodings.is_empty(), "{}:\n{report}", case.name);
+        let program = compile(&found, &Reference, &Params::new(), Policy::Allow).expect("compiled");
+        let got = program.run(vec![x]).expect("it runs");
+        let what = format!("{} as {encodings:?}", case.name);
+        judge_value(&what, &got[0], &want, case.tolerance(DType::F32)).expect("the numbers");
+    }
+    // Blocks of GGML that somebody unpacks in primitives are groups with scales and offsets too.
+    assert!(claimed > 3, "{claimed}");
 }

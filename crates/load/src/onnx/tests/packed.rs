@@ -192,7 +192,7 @@ fn products_with_n_bits_that_do_not_exist_are_errors() {
 /// A weight `[k, n]` of an element type with its code, and DequantizeLinear along an axis before a
 /// product.
 fn dequantised(code: i64, bits: usize, signed: bool, block: usize, want: (usize, usize)) {
-    let (k, n) = (128, 16);
+    let (k, n) = (128usize, 16usize);
     let least = if signed { -(1i64 << (bits - 1)) } else { 0 };
     let groups = k.checked_div(block).unwrap_or(1);
     let group = |i: usize| i.checked_div(block).unwrap_or(0);

@@ -84,6 +84,10 @@ fn sampled(t: &Tensor, axis: usize, step: usize, depth: usize) -> Option<Tensor>
         Prim::Broadcast if x.shape()[axis] == 1 => Some(x.broadcast_to(&shape)),
         Prim::Broadcast => Some(inner(x, axis, step).broadcast_to(&shape)),
         Prim::Cast => Some(inner(x, axis, step).cast(t.dtype())),
+        Prim::Unary(f) => Some(inner(x, axis, step).unary(*f)),
+        Prim::Binary(f) => {
+            Some(inner(x, axis, step).binary(&inner(t.input(1)?, axis, step), *f))
+        }
         Prim::Transpose(perm) => Some(inner(x, perm[axis], step).transpose(perm)),
         Prim::Reshape => {
             let (from, to) = block(x.shape(), t.shape(), axis)?;
@@ -199,5 +203,10 @@ mod tests {
         }
         let (a, b) = (input(&[3, 1]), input(&[3, 4]));
         assert_eq!(run(&(rows(&a) + blocks(&b)), 1), 32);
+        let halves = (-blocks(&b) * 0.5).cast(DType::F16).cast(DType::F32);
+        let picked = sample(&halves, 1, 32);
+        assert_eq!(computed(&picked, &[3, 4])[..3], [0.0, -0.5, -1.0]);
+        let widest = |t: &Tensor| t.inputs().iter().flatten().map(|x| x.spec().numel()).max();
+        assert_eq!(widest(&picked), Some(12), "nothing is written out for it");
     }
 }

@@ -104,7 +104,7 @@ impl Weight {
                 }
                 Prim::Cast if keeps(&t, root.dtype()) => t.input(0)?.clone(),
                 Prim::Binary(f @ (Binary::Add | Binary::Sub | Binary::Mul))
-                    if computes(t.dtype(), root.dtype()) =>
+                    if computes(*f, t.dtype(), root.dtype()) =>
                 {
                     let (a, b) = (t.input(0)?, t.input(1)?);
                     let (left, right) = (brought(a, &views), brought(b, &views));
@@ -168,7 +168,7 @@ impl Weight {
         // Bytes count from 0, others from their smallest.
         let (least, most) = self.range;
         let least = if self.integers.dtype() == DType::U8 { 0 } else { least };
-        let bits = match most - least {
+        let bits = match most.saturating_sub(least) {
             0..=3 => 2,
             4..=15 => 4,
             16..=255 => 8,
@@ -215,9 +215,10 @@ fn keeps(cast: &Tensor, root: DType) -> bool {
     }
 }
 
-/// Whether sums and products of this type are as exact as a product of type `root`, and do not wrap.
-fn computes(d: DType, root: DType) -> bool {
-    d == root || matches!(d, DType::F32 | DType::F64 | DType::I32 | DType::I64)
+/// Whether a function of this type is as exact as a product of type `root`, and does not wrap.
+fn computes(f: Binary, d: DType, root: DType) -> bool {
+    let wide = matches!(d, DType::I32 | DType::I64) && f != Binary::Mul;
+    d == root || wide || matches!(d, DType::F32 | DType::F64)
 }
 
 /// Whether it comes of integers of its own size, casts and views aside.

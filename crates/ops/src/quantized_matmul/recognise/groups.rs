@@ -6,31 +6,32 @@ use std::ops::Range;
 
 /// A run over the whole axis: a multiple of every number.
 const EVERYWHERE: usize = 0;
-/// No deeper than this.
-const DEPTH: usize = 24;
+/// No more tensors than this are looked at.
+const MOST: usize = 256;
 
 /// The length of the runs from the start of an axis on in which nothing changes: [`EVERYWHERE`], or 1
 /// where nothing is known.
 pub(super) fn run(t: &Tensor, axis: usize) -> usize {
-    deep(t, axis, DEPTH)
+    deep(t, axis, &mut { MOST })
 }
 
-fn deep(t: &Tensor, axis: usize, depth: usize) -> usize {
+fn deep(t: &Tensor, axis: usize, left: &mut usize) -> usize {
     let Some(&extent) = t.shape().get(axis) else { return 1 };
     if extent <= 1 {
         return EVERYWHERE;
     }
-    let (Some(prim), Some(depth)) = (t.prim(), depth.checked_sub(1)) else { return 1 };
+    let (Some(prim), Some(fewer)) = (t.prim(), left.checked_sub(1)) else { return 1 };
+    *left = fewer;
     let Some(x) = t.input(0) else {
         return if number_of(t).is_some() { EVERYWHERE } else { 1 };
     };
     match prim {
-        Prim::Broadcast | Prim::Cast | Prim::Unary(_) => deep(x, axis, depth),
-        Prim::Transpose(perm) => deep(x, perm[axis], depth),
+        Prim::Broadcast | Prim::Cast | Prim::Unary(_) => deep(x, axis, left),
+        Prim::Transpose(perm) => deep(x, perm[axis], left),
         Prim::Binary(_) => {
-            t.inputs().iter().flatten().fold(EVERYWHERE, |r, x| gcd(r, deep(x, axis, depth)))
+            t.inputs().iter().flatten().fold(EVERYWHERE, |r, x| gcd(r, deep(x, axis, left)))
         }
-        Prim::Slice { start, step } => match deep(x, axis, depth) {
+        Prim::Slice { start, step } => match deep(x, axis, left) {
             EVERYWHERE => EVERYWHERE,
             r if step[axis] == 1 => gcd(r, start[axis]),
             _ => 1,
@@ -41,7 +42,7 @@ fn deep(t: &Tensor, axis: usize, depth: usize) -> usize {
             let (mut all, mut ends) = (1, false);
             for a in from.rev() {
                 let extent = x.shape()[a];
-                match deep(x, a, depth) {
+                match deep(x, a, left) {
                     EVERYWHERE => all *= extent,
                     r => {
                         (all, ends) = (all * gcd(r, extent), true);
@@ -64,20 +65,24 @@ fn deep(t: &Tensor, axis: usize, depth: usize) -> usize {
 /// Every `step`-th number along an axis whose extent is a multiple of it; what repeats numbers is not
 /// written out for it.
 pub(super) fn sample(t: &Tensor, axis: usize, step: usize) -> Tensor {
-    sampled(t, axis, step, DEPTH).unwrap_or_else(|| {
+    sampled(t, axis, step, &mut { MOST })
+}
+
+fn sampled(t: &Tensor, axis: usize, step: usize, left: &mut usize) -> Tensor {
+    if step == 1 {
+        return t.clone();
+    }
+    below(t, axis, step, left).unwrap_or_else(|| {
         let count = t.shape()[axis] / step;
         t.slice_step(axis as isize, 0, step as isize, count)
     })
 }
 
-fn sampled(t: &Tensor, axis: usize, step: usize, depth: usize) -> Option<Tensor> {
-    if step == 1 {
-        return Some(t.clone());
-    }
-    let (depth, x) = (depth.checked_sub(1)?, t.input(0)?);
-    let inner = |x: &Tensor, axis: usize, step: usize| {
-        sampled(x, axis, step, depth).unwrap_or_else(|| sample(x, axis, step))
-    };
+/// The same from samples of its operands.
+fn below(t: &Tensor, axis: usize, step: usize, left: &mut usize) -> Option<Tensor> {
+    *left = left.checked_sub(1)?;
+    let x = t.input(0)?;
+    let mut inner = |x: &Tensor, axis: usize, step: usize| sampled(x, axis, step, left);
     let mut shape = t.shape().to_vec();
     shape[axis] /= step;
     match t.prim()? {
@@ -94,17 +99,17 @@ fn sampled(t: &Tensor, axis: usize, step: usize, depth: usize) -> Option<Tensor>
             if to.len() != 1 {
                 return None;
             }
-            let (mut x, mut left) = (x.clone(), step);
-            for a in from.rev().filter(|_| step > 1) {
+            let (mut x, mut rest) = (x.clone(), step);
+            for a in from.rev() {
                 let extent = x.shape()[a];
-                let part = if left.is_multiple_of(extent) { extent } else { left };
+                let part = if rest.is_multiple_of(extent) { extent } else { rest };
                 if !extent.is_multiple_of(part) {
                     return None;
                 }
                 x = inner(&x, a, part);
-                left /= part;
+                rest /= part;
             }
-            (left == 1).then(|| x.reshape(&shape))
+            (rest == 1).then(|| x.reshape(&shape))
         }
         _ => None,
     }

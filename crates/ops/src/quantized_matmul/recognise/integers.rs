@@ -3,19 +3,17 @@
 use frit_graph::{Binary, DType, Prim, Tensor, Value};
 use std::collections::HashSet;
 
-/// No deeper than this.
-const DEPTH: usize = 24;
 /// More operations than this are no weight.
 const MOST: usize = 512;
 
 /// The smallest and the largest integer that a tensor can hold.
 pub(super) fn range(t: &Tensor) -> Option<(i64, i64)> {
-    deep(t, DEPTH)
+    deep(t, &mut { MOST })
 }
 
-fn deep(t: &Tensor, depth: usize) -> Option<(i64, i64)> {
-    let depth = depth.checked_sub(1)?;
-    let of = |i: usize| deep(t.input(i)?, depth);
+fn deep(t: &Tensor, left: &mut usize) -> Option<(i64, i64)> {
+    *left = left.checked_sub(1)?;
+    let mut of = |i: usize| deep(t.input(i)?, left);
     let limits = limits(t.dtype())?;
     let (low, high) = match t.prim()? {
         Prim::Constant(v) => extremes(v)?,

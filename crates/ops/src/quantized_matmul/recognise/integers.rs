@@ -19,6 +19,8 @@ fn deep(t: &Tensor, left: &mut usize) -> Option<(i64, i64)> {
         Prim::Constant(v) => extremes(v)?,
         // A wide type says nothing of what is in it.
         Prim::Param(_) | Prim::Input(_) if t.dtype() == DType::U8 => limits,
+        // Floats are cut to what the type holds.
+        Prim::Cast if t.dtype() == DType::U8 && t.input(0)?.dtype().is_float() => limits,
         Prim::Cast | Prim::Reshape | Prim::Transpose(_) | Prim::Broadcast | Prim::Slice { .. } => {
             of(0)?
         }
@@ -101,6 +103,9 @@ mod tests {
         assert_eq!(range(&byte.binary(&sixteen, Binary::Div)), Some((0, 15)));
         let clipped = word.maximum(&number(DType::I32, -7.0)).minimum(&number(DType::I32, 8.0));
         assert_eq!(range(&clipped), None, "a parameter of 32 bits is not looked into");
+        let float = Tensor::param("f", Spec::new(DType::F32, [4]));
+        assert_eq!(range(&float.cast(DType::U8)), Some((0, 255)));
+        assert_eq!(range(&float.cast(DType::I32)), None);
         // A byte of 100 more may wrap.
         assert_eq!(range(&(&byte + 100.0)), None);
         let known = Value::new([3], vec![-5i32, 0, 7]).expect("a value");

@@ -180,7 +180,7 @@ impl<F: Format> Dots<F> {
                     let c = if vectors > 2 { format.whole(s, row, g, 2) } else { a };
                     let d = if vectors > 2 { format.whole(s, row, g, 3) } else { a };
                     let (scale, offset) = (s.splat(scale), s.splat(offset));
-                    for i in 0..M {
+                    for (i, acc) in acc.iter_mut().enumerate() {
                         let x = x.add(i * k + g * F::GROUP);
                         let mut dot = s.mul(a, s.load(x));
                         if vectors > 1 {
@@ -193,15 +193,15 @@ impl<F: Format> Dots<F> {
                         // Offsets often cancel most of the product: group by group, little is lost.
                         if F::OFFSET {
                             let sum = s.load(sums.add((i * groups + g) * S::LANES));
-                            acc[i] = s.fma(offset, sum, acc[i]);
+                            *acc = s.fma(offset, sum, *acc);
                         }
-                        acc[i] = s.fma(scale, dot, acc[i]);
+                        *acc = s.fma(scale, dot, *acc);
                     }
                 }
             }
-            for i in 0..M {
+            for (i, &acc) in acc.iter().enumerate() {
                 // SAFETY: j < MOST, and there are M rows.
-                unsafe { *to.add((row + i) * MOST + j) = s.reduce_sum(acc[i]) };
+                unsafe { *to.add((row + i) * MOST + j) = s.reduce_sum(acc) };
             }
         }
     }

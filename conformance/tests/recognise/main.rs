@@ -2,6 +2,7 @@
 
 mod convolutions;
 mod near_misses;
+mod quantised;
 mod random;
 mod rotations;
 mod spellings;
@@ -69,7 +70,7 @@ fn differs(what: &str, a: &Graph, b: &Graph, values: &[Value], within: f64) -> O
 const NOT_FOUND: &[(&str, &str)] = &[
     ("einsum", "its composed form is products, sums and transposes, as good as primitives"),
     ("dequantize", "packed weights are Blocks from the start; nobody else unpacks these bytes"),
-    ("quantized_matmul", "as dequantize"),
+    ("quantized_matmul", "as dequantize; other people's spellings are in quantised.rs"),
     ("conv", "pads, slices and a product; readers of files make the Block itself"),
     ("conv1d", "slices, a concatenation and a product; readers of files make the Block itself"),
 ];

@@ -16,6 +16,7 @@ mod data;
 mod elem;
 mod import;
 mod known;
+mod narrow;
 mod operators;
 mod proto;
 #[cfg(test)]
@@ -158,7 +159,11 @@ impl OnnxModel {
         let initializers = graph.initializers.iter().map(|t| (t.name.clone(), t));
         let mut tensors = BTreeMap::new();
         for (name, tensor) in initializers.chain(constants) {
-            if tensors.insert(name.clone(), files.value(tensor)).is_some() {
+            let found = files.value(tensor).map(|(e, v)| match v.spec().numel() > import::FEW {
+                true => (e, narrow::stored(e, v)),
+                false => (e, v),
+            });
+            if tensors.insert(name.clone(), found).is_some() {
                 return Err(LoadError::tensor(path, &name, "is there twice"));
             }
         }

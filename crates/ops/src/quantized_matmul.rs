@@ -1,10 +1,12 @@
 //! The product with a packed weight.
 
+mod recognise;
+
 use crate::catalogue::{Operand, normal, packed};
 use crate::dequantize::{EACH, unpacked};
 use crate::{Array, Case, Encoding, Entry, Options, check, fast::dequantize};
 use frit_graph::reference::round_f16;
-use frit_graph::{Block, DType, ShapeError, Spec, Tensor, operands};
+use frit_graph::{Block, DType, Rule, ShapeError, Spec, Tensor, operands};
 
 /// What happens to the activations before the product.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -188,6 +190,10 @@ impl Entry for QuantizedMatmul {
         let last = shape.len() - 1;
         shape[last] = n;
         Array { shape, data }
+    }
+
+    fn recognise() -> Vec<Rule> {
+        recognise::rules()
     }
 
     fn flops(&self, i: QuantizedMatmulInputs<&Spec>) -> Option<f64> {

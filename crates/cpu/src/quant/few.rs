@@ -4,7 +4,7 @@ use super::Weight;
 use super::format::{Format, group, with_format};
 use crate::Pool;
 use crate::gemm::{LinearShape, Raw, lines, on, share, take};
-use crate::simd::{Element, Isa, Simd, WithSimd};
+use crate::simd::{Element, Isa, MAX_LANES, Simd, WithSimd};
 use frit_ops::Encoding;
 use std::mem::MaybeUninit;
 
@@ -21,7 +21,7 @@ const MOST: usize = 256;
 pub(super) fn scratch_bytes<T: Element>(shape: &LinearShape, encoding: Encoding) -> usize {
     let &LinearShape { m, k, .. } = shape;
     let widened = if T::IS_F32 { 0 } else { lines(m * k * 4) };
-    widened + lines(m * (k / group(encoding)) * 4)
+    widened + lines(m * (k / group(encoding)) * MAX_LANES * 4)
 }
 
 /// `out = x W^T`, of at most [`FEW`] dense rows.
@@ -41,7 +41,7 @@ pub(super) fn few<T: Element>(
     }
     let groups = k / group(weight.encoding);
     let wide = take::<f32>(&mut scratch, if T::IS_F32 { 0 } else { m * k });
-    let sums = take::<f32>(&mut scratch, m * groups);
+    let sums = take::<f32>(&mut scratch, m * groups * MAX_LANES);
     let group = group(weight.encoding);
     on(isa, Prepare { x: x.as_ptr(), wide: wide.add(0), sums: sums.add(0), n: m * k, group });
     let wide = if T::IS_F32 { Raw(x.as_ptr().cast_mut().cast()) } else { wide };
@@ -60,7 +60,8 @@ pub(super) fn few<T: Element>(
                 rows,
                 groups,
                 x: wide.add(pass * k),
-                sums: sums.add(pass * groups),
+                sums: sums.add(0),
+                pass,
                 count: ROWS.min(m - pass),
                 to,
             };
@@ -86,7 +87,10 @@ struct Part {
     rows: usize,
     groups: usize,
     x: *const f32,
+    /// Of all rows, a vector a group.
     sums: *const f32,
+    /// The first row of x.
+    pass: usize,
     /// Rows of x, at most [`ROWS`].
     count: usize,
     to: *mut f32,
@@ -97,7 +101,7 @@ fn dots(isa: Isa, weight: &Weight<'_>, part: Part) {
     with_format!(weight, format => on(isa, Dots { format, part }));
 }
 
-/// Widens x where it must be, and sums each group of it.
+/// Widens x where it must be, and sums each group of it, lane by lane.
 struct Prepare<T> {
     x: *const T,
     wide: *mut f32,
@@ -123,8 +127,8 @@ impl<T: Element> WithSimd for Prepare<T> {
                     sum = s.add(sum, v);
                 }
             }
-            // SAFETY: a sum for every group.
-            unsafe { *sums.add(g) = s.reduce_sum(sum) };
+            // SAFETY: a vector of sums for every group.
+            unsafe { s.store(sums.add(g * S::LANES), sum) };
         }
     }
 }
@@ -158,12 +162,12 @@ impl<F: Format> Dots<F> {
     /// The pointers are valid for what the fields say, and there are `M` rows of x from `row` on.
     #[inline(always)]
     unsafe fn all<S: Simd, const M: usize>(&self, s: S, row: usize) {
-        let Dots { format, part: Part { first, rows, groups, x, sums, to, .. } } = *self;
+        let Dots { format, part: Part { first, rows, groups, x, sums, pass, to, .. } } = *self;
         let k = groups * F::GROUP;
-        let (x, sums) = (x.wrapping_add(row * k), sums.wrapping_add(row * groups));
+        let x = x.wrapping_add(row * k);
+        let sums = sums.wrapping_add((pass + row) * groups * S::LANES);
         for j in 0..rows {
             let mut acc = [s.zero(); M];
-            let mut offsets = [0f32; M];
             for g in 0..groups {
                 // SAFETY: the group exists in the row and in x.
                 unsafe {
@@ -175,8 +179,8 @@ impl<F: Format> Dots<F> {
                     let b = if vectors > 1 { format.whole(s, row, g, 1) } else { a };
                     let c = if vectors > 2 { format.whole(s, row, g, 2) } else { a };
                     let d = if vectors > 2 { format.whole(s, row, g, 3) } else { a };
-                    let scale = s.splat(scale);
-                    for i in 0..M {
+                    let (scale, offset) = (s.splat(scale), s.splat(offset));
+                    for (i, acc) in acc.iter_mut().enumerate() {
                         let x = x.add(i * k + g * F::GROUP);
                         let mut dot = s.mul(a, s.load(x));
                         if vectors > 1 {
@@ -186,16 +190,18 @@ impl<F: Format> Dots<F> {
                             dot = s.fma(c, s.load(x.add(2 * S::LANES)), dot);
                             dot = s.fma(d, s.load(x.add(3 * S::LANES)), dot);
                         }
-                        acc[i] = s.fma(scale, dot, acc[i]);
+                        // Offsets often cancel most of the product: group by group, little is lost.
                         if F::OFFSET {
-                            offsets[i] += offset * *sums.add(i * groups + g);
+                            let sum = s.load(sums.add((i * groups + g) * S::LANES));
+                            *acc = s.fma(offset, sum, *acc);
                         }
+                        *acc = s.fma(scale, dot, *acc);
                     }
                 }
             }
-            for i in 0..M {
+            for (i, &acc) in acc.iter().enumerate() {
                 // SAFETY: j < MOST, and there are M rows.
-                unsafe { *to.add((row + i) * MOST + j) = s.reduce_sum(acc[i]) + offsets[i] };
+                unsafe { *to.add((row + i) * MOST + j) = s.reduce_sum(acc) };
             }
         }
     }

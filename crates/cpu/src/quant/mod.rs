@@ -4,7 +4,7 @@
 //! become lanes of f32. All else is written once over that:
 //!
 //! - [`few`]: some rows of activations. The packed bytes are read once and where they are; a group
-//!   adds `scale (q . x) + offset sum(x)`, with the sums of x made before.
+//!   adds `scale (q . x) + offset sum(x)`, lane by lane, with the sums of x made before.
 //! - [`digits`]: the same for weights of 4 bits, which are laid out anew once and multiplied in
 //!   integers, as exactly as in f32.
 //! - [`panels`]: many rows. Panels of the weight are unpacked for the product of `gemm/`, some

@@ -102,6 +102,36 @@ fn worst(m: usize, k: usize, x: &[f32], y: &[f32], w: impl Fn(usize, usize) -> f
     worst
 }
 
+#[test]
+fn scales_and_offsets_that_cancel_lose_little_of_activations_with_a_mean() {
+    // Symmetric weights of 8 bits count from -128, and activations are positive, as behind a relu.
+    let (n, k) = (13, 4096);
+    let encoding = Encoding::Affine { bits: 8, group_size: 128 };
+    let field = |i: usize| (118 + i * 7919 % 1009 % 21) as u8;
+    let bytes: Vec<u8> = (0..n * k).map(field).collect();
+    let scales: Vec<f32> = (0..n * k / 128).map(|i| 0.001 + i as f32 * 1e-6).collect();
+    let biases: Vec<f32> = scales.iter().map(|s| -128.0 * s).collect();
+    let number = |j: usize, p: usize| {
+        let i = j * k + p;
+        (f32::from(field(i)) - 128.0) * scales[i / 128]
+    };
+    let (scales, biases) = (Numbers::F32(&scales), Numbers::F32(&biases));
+    let weight = Weight::new(encoding, &bytes, scales, biases, n);
+    for &isa in available() {
+        for m in [1, 5] {
+            let x: Vec<f32> = activations(m * k).iter().map(|x| 1.0 + 0.1 * x).collect();
+            let shape = LinearShape { m, n, k, x_row: k };
+            let bytes = matmul_scratch_bytes::<f32>(isa, &shape, encoding, true);
+            let mut words = scratch(bytes);
+            let mut y = vec![f32::NAN; m * n];
+            let room = aligned(&mut words, bytes);
+            matmul(isa, &Pool::new(2), &shape, &x, &weight, None, true, &mut y, room);
+            let error = worst(m, k, &x, &y, number);
+            assert!(error < 1e-6, "{m} rows on {isa}: {error:e}");
+        }
+    }
+}
+
 fn interleaved(pool: &Pool, weight: &Weight<'_>) -> Option<Interleaved> {
     takes_digits(weight.encoding).then(|| Interleaved::new(pool, weight))
 }

@@ -5,7 +5,7 @@ use super::{
     data::Files,
     elem::{Elem, Item},
     known::Known,
-    operators,
+    narrow, operators,
     proto::{Attribute, Function, Graph, Node},
 };
 use crate::{LoadError, error::shown};
@@ -21,7 +21,7 @@ const DEPTH: usize = 32;
 /// A model that expands to more nodes is refused: functions can double it again and again.
 const MOST_NODES: usize = 1 << 20;
 /// Integers up to this many are constants of the graph, not weights: they are shapes and indices.
-const FEW: usize = 1024;
+pub(super) const FEW: usize = 1024;
 
 /// A tensor of the file as a leaf of the graph: a constant where it is small, else a weight.
 pub(super) fn leaf(name: &str, elem: Elem, value: &Value) -> Item {
@@ -33,7 +33,7 @@ pub(super) fn leaf(name: &str, elem: Elem, value: &Value) -> Item {
         true => Tensor::constant(value.clone()),
         false => Tensor::param(name, value.spec().clone()),
     };
-    Item { t, e: elem }
+    Item { t: narrow::integers(elem, &t), e: elem }
 }
 
 /// What an operator set is called here: the standard one has two names.

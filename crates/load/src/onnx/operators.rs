@@ -14,6 +14,7 @@ mod loss;
 mod matmul;
 mod movement;
 mod norm;
+mod packed;
 mod pool;
 mod quantize;
 mod reduce;
@@ -53,7 +54,7 @@ const STANDARD: &[Table] = &[
 pub(super) fn find(domain: &str, operator: &str) -> Option<Handler> {
     let tables = match domain {
         "" => STANDARD,
-        "com.microsoft" => &[contrib::TABLE][..],
+        "com.microsoft" => &[contrib::TABLE, packed::TABLE][..],
         _ => return None,
     };
     let all = tables.iter().flat_map(|t| t.iter());

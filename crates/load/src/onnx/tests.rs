@@ -1,5 +1,7 @@
 //! Files that are written here, field by field: sound ones, broken ones, and hostile ones.
 
+mod packed;
+
 use super::*;
 use frit_graph::{Policy, Reference, compile};
 use proptest::prelude::*;

@@ -13,7 +13,7 @@
 //! digits after): see `docs/performance.md`.
 
 use super::Weight;
-use crate::gemm::{LinearShape, Raw, lines, on, share, take};
+use crate::gemm::{LinearShape, Raw, lines, on, take};
 use crate::simd::{Element, Isa, Simd, WithSimd};
 use crate::{Pool, slab::Piece};
 use frit_ops::Encoding;
@@ -31,8 +31,11 @@ const DIGITS: usize = 3;
 const LARGEST: f32 = (127 << 16) as f32;
 /// Groups whose largest number is smaller are left to f32, where they are still numbers.
 const LEAST: f32 = 1e-30;
-/// Packed bytes that a task reads.
+/// Packed bytes that a task reads, about half a microsecond, and fewer where there would be few
+/// tasks.
 const TASK_BYTES: usize = 8 << 10;
+/// So many tasks balance.
+const TASKS: usize = 16;
 
 /// A weight of eight rows side by side. For each eight rows and each group of 32 columns: eight
 /// scales (f16), eight offsets (f16, if the encoding has any), and 128 bytes of nibbles: of each
@@ -160,11 +163,10 @@ pub(super) fn digits<T: Element>(
     let (whole, scales, sums) = (Raw(whole), Raw(scales), Raw(sums));
     let block = weight.groups * weight.group_bytes();
     let blocks = n.div_ceil(ROWS);
-    let chunk = (TASK_BYTES / block.max(1)).max(1);
+    let chunk = (TASK_BYTES / block.max(1)).min(blocks.div_ceil(TASKS)).max(1);
     let y = Raw(out.as_mut_ptr());
     let start = Raw(weight.bytes.as_ptr().cast_mut());
-    // Memory is slower than products of so few rows.
-    share(pool, blocks.div_ceil(chunk), m.max(4) * chunk * ROWS * k, &|task| {
+    pool.run(blocks.div_ceil(chunk), &|task| {
         for b in task * chunk..blocks.min((task + 1) * chunk) {
             let rows = ROWS.min(n - b * ROWS);
             for first in (0..m).step_by(4) {
@@ -210,20 +212,19 @@ impl<T: Element> WithSimd for Split<T> {
         let mut fine = true;
         for g in 0..self.groups {
             let mut wide = [0f32; GROUP];
-            let (mut largest, mut sum, mut nothing) = (s.zero(), s.zero(), s.zero());
+            let (mut largest, mut sum) = (s.zero(), s.zero());
             for at in (0..GROUP).step_by(S::LANES) {
                 // SAFETY: x has this group.
                 unsafe {
                     let v = T::load(s, self.x.add(g * GROUP + at));
                     largest = s.max(s.abs(v), largest);
                     sum = s.add(sum, v);
-                    // Not a number where x is not finite.
-                    nothing = s.add(nothing, s.mul(v, s.zero()));
                     s.store(wide.as_mut_ptr().add(at), v);
                 }
             }
-            let largest = s.reduce_max(largest);
-            fine &= s.reduce_sum(nothing) == 0.0 && (largest == 0.0 || largest >= LEAST);
+            // The sum is no finite number where one of x is none.
+            let (largest, sum) = (s.reduce_max(largest), s.reduce_sum(sum));
+            fine &= sum.is_finite() && (largest == 0.0 || largest >= LEAST);
             let by = if largest > 0.0 { LARGEST / largest } else { 0.0 };
             let mut digits = [[0i32; GROUP]; DIGITS];
             for at in (0..GROUP).step_by(S::LANES) {
@@ -255,7 +256,7 @@ impl<T: Element> WithSimd for Split<T> {
                     }
                 }
                 *self.scales.add(g) = largest / LARGEST;
-                *self.sums.add(g) = s.reduce_sum(sum);
+                *self.sums.add(g) = sum;
             }
         }
         fine

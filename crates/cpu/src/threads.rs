@@ -6,12 +6,17 @@
 //! one model, which follow each other closely, find them awake: an empty job of two tasks then
 //! costs 0.1 to 0.3 us, and 3 us when they sleep (2 cores of an EPYC at 2.4 GHz, 2026-11).
 //!
+//! A worker that sleeps is woken on a processor that the caller does not run on ([`place`]).
+//!
 //! How a job goes: the caller writes it into a cell, resets the counter, and opens a new epoch in
 //! `state`. A worker that sees an open epoch *joins* it (a counter in the same word), claims tasks
 //! until there are none, and leaves. The caller claims tasks too, then closes the epoch, so that
 //! nobody else can join, and waits only for those who did: a worker that is slow to wake up costs
 //! nothing. The job borrows from the caller's stack; join, close and wait make that sound.
 
+mod place;
+
+use place::{Place, Processors};
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::fmt;
@@ -55,7 +60,16 @@ struct Job {
 #[repr(align(128))]
 struct Line<T>(T);
 
+/// Of each worker.
+struct Worker {
+    place: Place,
+    /// Written while the bed is locked.
+    asleep: AtomicBool,
+}
+
 struct Shared {
+    processors: Processors,
+    workers: Vec<Worker>,
     state: Line<AtomicU64>,
     next: Line<AtomicUsize>,
     /// Held by the caller whose job is in the cell.
@@ -116,7 +130,11 @@ impl Pool {
     /// A pool of `threads` threads in all: the caller of [`Pool::run`] is one of them, so
     /// `threads - 1` are started (fewer if the system refuses). 0 means 1.
     pub fn new(threads: usize) -> Pool {
+        let threads = threads.clamp(1, MOST_THREADS);
+        let worker = |_| Worker { place: Place::default(), asleep: AtomicBool::new(false) };
         let shared = Arc::new(Shared {
+            processors: Processors::of_this_thread(threads),
+            workers: (1..threads).map(worker).collect(),
             state: Line(AtomicU64::new(0)),
             next: Line(AtomicUsize::new(0)),
             busy: Line(AtomicBool::new(false)),
@@ -127,11 +145,11 @@ impl Pool {
             bed: Mutex::new(()),
             alarm: Condvar::new(),
         });
-        let workers = (1..threads.min(MOST_THREADS))
+        let workers = (1..threads)
             .map_while(|i| {
                 let shared = Arc::clone(&shared);
                 let name = format!("frit-{i}");
-                std::thread::Builder::new().name(name).spawn(move || shared.work()).ok()
+                std::thread::Builder::new().name(name).spawn(move || shared.work(i - 1)).ok()
             })
             .collect();
         Pool(Arc::new(Owner { shared, workers }))
@@ -254,6 +272,8 @@ impl Shared {
         let sleepers = self.sleepers.load(Ordering::SeqCst);
         if sleepers > 0 {
             let _bed = lock(&self.bed);
+            let asleep = self.workers.iter().filter(|w| w.asleep.load(Ordering::Relaxed));
+            self.processors.spread(asleep.map(|w| &w.place));
             match tasks > sleepers {
                 true => self.alarm.notify_all(),
                 false => (1..tasks).for_each(|_| self.alarm.notify_one()),
@@ -295,9 +315,11 @@ impl Shared {
     }
 
     /// The life of a worker.
-    fn work(&self) {
+    fn work(&self, index: usize) {
+        let me = &self.workers[index];
+        me.place.enter();
         let mut seen = 0;
-        while let Some(state) = self.wait(seen) {
+        while let Some(state) = self.wait(seen, me) {
             let joined = self.state.0.compare_exchange_weak(
                 state,
                 state + 1,
@@ -325,7 +347,7 @@ impl Shared {
     }
 
     /// Waits for an open epoch other than `seen`; `None` when the pool stops.
-    fn wait(&self, seen: u64) -> Option<u64> {
+    fn wait(&self, seen: u64, me: &Worker) -> Option<u64> {
         let ready = || {
             let state = self.state.0.load(Ordering::Acquire);
             (state & OPEN != 0 && state & !(EPOCH - 1) != seen).then_some(state)
@@ -349,7 +371,11 @@ impl Shared {
             let open = state & OPEN != 0 && state & !(EPOCH - 1) != seen;
             if !open && !self.stop.load(Ordering::SeqCst) {
                 // Awake again, it spins before the next sleep: where one job comes, more do.
-                drop(self.alarm.wait(bed).unwrap_or_else(PoisonError::into_inner));
+                me.asleep.store(true, Ordering::Relaxed);
+                let bed = self.alarm.wait(bed).unwrap_or_else(PoisonError::into_inner);
+                me.asleep.store(false, Ordering::Relaxed);
+                drop(bed);
+                self.processors.anywhere(&me.place);
             }
             self.sleepers.fetch_sub(1, Ordering::SeqCst);
         }

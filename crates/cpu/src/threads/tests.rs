@@ -171,3 +171,22 @@ fn the_global_pool_keeps_its_size() {
     assert_eq!(Pool::set_global_threads(threads), Ok(()));
     assert_eq!(Pool::set_global_threads(threads + 1), Err(GlobalPoolStarted));
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn workers_that_were_woken_may_run_on_every_processor_again() {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
+    let pool = Pool::new(threads);
+    let mine = place::of_this_thread().expect("the processors of this thread");
+    for _ in 0..3 {
+        // Long enough for the workers to fall asleep.
+        std::thread::sleep(Duration::from_millis(20));
+        let together = Barrier::new(threads);
+        let seen = Mutex::new(Vec::new());
+        pool.run(threads, &|_| {
+            together.wait();
+            lock(&seen).push(place::of_this_thread());
+        });
+        assert_eq!(*lock(&seen), vec![Some(mine.clone()); threads]);
+    }
+}

@@ -7,7 +7,9 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
 
 use frit::graph::{DType, DynBlock, Value};
 use frit::ops::{
@@ -18,7 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use crate::bench::{PAUSE, SHORT, max_abs_diff};
+use crate::bench::{PAUSE, SHORT, WARM, max_abs_diff};
 use crate::commands::plain;
 use crate::npy::{read_npy, write_npz};
 
@@ -26,6 +28,9 @@ const SCRIPT: &str = include_str!("peers/peer.py");
 
 /// Peers that run single operations.
 pub const KERNELS: [&str; 3] = ["torch", "ort", "mlx"];
+
+/// A peer that does not answer for so long is given up.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// What went wrong with a peer: it is told, and the peer left out.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +41,12 @@ pub enum PeerError {
     /// It says that it cannot do this.
     #[error("{0}")]
     Cannot(String),
+    /// It ended without an answer.
+    #[error("it ended without an answer")]
+    Ended,
+    /// It did not answer in time.
+    #[error("no answer in {} seconds", LIMIT.as_secs())]
+    Silent,
     /// It answered something else.
     #[error("it answered `{0}`")]
     Answer(String),
@@ -72,7 +83,8 @@ pub struct Peer {
     pub version: String,
     process: Child,
     requests: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    /// Lines of its output, read by a thread that ends with it.
+    answers: Receiver<String>,
     /// Where operands are handed over.
     folder: TempDir,
 }
@@ -90,9 +102,13 @@ impl Peer {
             .stderr(Stdio::null())
             .spawn()?;
         let requests = process.stdin.take();
-        let answers = process.stdout.take().ok_or_else(broken)?;
+        let output = process.stdout.take().ok_or_else(broken)?;
         let folder = tempfile::tempdir()?;
-        let answers = BufReader::new(answers);
+        let (lines, answers) = channel();
+        std::thread::spawn(move || {
+            let mut read = BufReader::new(output).lines().map_while(Result::ok);
+            read.all(|line| lines.send(line).is_ok());
+        });
         let mut peer = Peer { name, version: String::new(), process, requests, answers, folder };
         peer.version = peer.answer()?.version.unwrap_or_default();
         Ok(peer)
@@ -106,8 +122,15 @@ impl Peer {
     }
 
     fn answer(&mut self) -> Result<Answer, PeerError> {
-        let mut line = String::new();
-        self.answers.read_line(&mut line)?;
+        let line = self.answers.recv_timeout(LIMIT).map_err(|e| match e {
+            RecvTimeoutError::Timeout => PeerError::Silent,
+            RecvTimeoutError::Disconnected => PeerError::Ended,
+        });
+        if let Err(PeerError::Silent) = line {
+            self.requests = None;
+            self.process.kill()?;
+        }
+        let line = line?;
         let answer: Answer =
             serde_json::from_str(&line).map_err(|_| PeerError::Answer(plain(line.trim())))?;
         match answer.cannot {
@@ -143,6 +166,7 @@ impl Peer {
         let answer = self.ask(&json!({"make": {
             "op": case.op, "options": options, "dtype": dtype.name(),
             "inputs": inputs, "result": file, "least": LEAST, "short": SHORT.as_secs_f64(),
+            "warm": WARM.as_secs_f64(),
         }}))?;
         let theirs = read_npy(&file)?;
         let most = result.to_f64().iter().fold(1.0, |most: f64, x| most.max(x.abs()));
@@ -165,6 +189,7 @@ impl Peer {
         }
         what["least"] = json!(LEAST);
         what["short"] = json!(SHORT.as_secs_f64());
+        what["warm"] = json!(WARM.as_secs_f64());
         self.ask(&json!({ "make": what })).map(drop)
     }
 
@@ -179,8 +204,6 @@ impl Peer {
     /// # Errors
     /// What the peer says.
     pub fn sample(&mut self) -> Result<f64, PeerError> {
-        // Threads of the one before may still spin.
-        std::thread::sleep(PAUSE);
         let seconds = self.ask(&json!({"sample": {}}))?.seconds;
         std::thread::sleep(PAUSE);
         seconds.ok_or_else(|| PeerError::Answer("no seconds".into()))
@@ -294,6 +317,9 @@ mod tests {
         assert!(matches!(nonsense, Some(PeerError::Answer(_))));
         let mut fails = start("{}", r#"{"cannot": "out of memory"}"#)?;
         assert!(fails.sample().is_err_and(|e| e.to_string() == "out of memory"));
+        let mut ends = start("{}", "{}")?;
+        ends.process.kill()?;
+        assert!(matches!(ends.sample(), Err(PeerError::Ended | PeerError::Io(_))));
         let nowhere = Peer::start("ort", &folder.path().join("nothing"), 1).err();
         assert!(matches!(nowhere, Some(PeerError::Io(_))));
         Ok(())

@@ -19,7 +19,7 @@ use crate::assets::{
     self, Asset, JFK, PARAPHRASE_MINILM_ONNX, PP_OCR_V4_REC_ONNX, SMOLLM2_135M_INSTRUCT,
     VIT_S_FOCUS_ONNX, WHISPER_TINY_EN,
 };
-use crate::bench::{Comparison, Effort, SHORT, Sampler, Timed, median, rounds, turns};
+use crate::bench::{Comparison, Effort, SHORT, Sampler, Timed, WARM, median, rounds, turns};
 use crate::floor::Limits;
 use crate::peers::Peer;
 
@@ -115,12 +115,17 @@ pub(super) fn compare(
     })
 }
 
-/// A run; of what is short a second one, with caches and threads awake.
+/// A run; of what is short one more, with caches and threads awake.
 fn sample(timer: &mut Timer<'_>) -> Result<f64, Failure> {
-    match timer()? {
-        seconds if seconds < SHORT.as_secs_f64() => timer(),
-        seconds => Ok(seconds),
+    let waking = Instant::now();
+    let seconds = timer()?;
+    if seconds >= SHORT.as_secs_f64() {
+        return Ok(seconds);
     }
+    while waking.elapsed() < WARM {
+        timer()?;
+    }
+    timer()
 }
 
 impl Kind {

@@ -53,7 +53,7 @@ impl CpuKernel for QuantizedMatmul {
         let by_digits = self.activations == Activations::Exact
             && self.transposed
             && shape.m <= quant::FEW
-            && quant::takes_digits(self.encoding);
+            && quant::Interleaved::takes(self.encoding);
         let interleaved = match by_digits {
             true => i.packed.prepacked(|_| quant::Interleaved::new(pool, &w)),
             false => None,

@@ -163,6 +163,13 @@ pub(crate) unsafe fn sweep<S: Simd, T: Element>(
                 at += S::LANES;
             }
         } else {
+            while len - at >= 2 * S::LANES {
+                let a = body.lanes(s, at, S::LANES);
+                let b = body.lanes(s, at + S::LANES, S::LANES);
+                T::store(s, out.add(at), a);
+                T::store(s, out.add(at + S::LANES), b);
+                at += 2 * S::LANES;
+            }
             while len - at >= S::LANES {
                 T::store(s, out.add(at), body.lanes(s, at, S::LANES));
                 at += S::LANES;

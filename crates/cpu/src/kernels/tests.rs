@@ -324,10 +324,14 @@ fn activation_case<T: Stored>() {
     for activation in ACTIVATIONS {
         let want: Vec<f64> = wide(&x).into_iter().map(truth_of(activation)).collect();
         let what = format!("{activation:?}");
-        // The exponent of the tanh form is rounded, which shows where the result is below 1e-12.
-        let relative = if activation == Activation::GeluTanh { 1.2e-5 } else { 1e-6 };
+        // The exponents of two forms of GELU are rounded, which shows where the result is tiny.
+        let (relative, absolute) = match activation {
+            Activation::GeluTanh => (1.2e-5, 0.0),
+            Activation::GeluErf => (1.2e-5, 1e-13),
+            _ => (1e-6, 0.0),
+        };
         for got in everywhere(&what, &x, |p, io| apply(p, activation, io)) {
-            check(&what, &got, &want, relative, 0.0);
+            check(&what, &got, &want, relative, absolute);
         }
     }
 }

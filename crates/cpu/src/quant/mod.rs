@@ -5,8 +5,8 @@
 //!
 //! - [`few`]: some rows of activations. The packed bytes are read once and where they are; a group
 //!   adds `scale (q . x) + offset sum(x)`, lane by lane, with the sums of x made before.
-//! - [`digits`]: the same for weights of 4 bits, which are laid out anew once and multiplied in
-//!   integers, as exactly as in f32.
+//! - [`digits`]: the same for some weights of 4 and 8 bits, which are laid out anew once and
+//!   multiplied in integers, as exactly as in f32.
 //! - [`panels`]: many rows. Panels of the weight are unpacked for the product of `gemm/`, some
 //!   megabytes at a time; the whole weight is never unpacked.
 //! - [`rows`]: numbers in the type of the output.
@@ -24,7 +24,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use digits::{Interleaved, takes_digits};
+pub(crate) use digits::Interleaved;
 pub(crate) use few::FEW;
 pub(crate) use integer::{eight_bit, eight_bit_scratch_bytes, takes_eight_bit};
 pub(crate) use rows::dequantize;

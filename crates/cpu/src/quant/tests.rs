@@ -133,13 +133,13 @@ fn scales_and_offsets_that_cancel_lose_little_of_activations_with_a_mean() {
 }
 
 fn interleaved(pool: &Pool, weight: &Weight<'_>) -> Option<Interleaved> {
-    takes_digits(weight.encoding).then(|| Interleaved::new(pool, weight))
+    Interleaved::takes(weight.encoding).then(|| Interleaved::new(pool, weight))
 }
 
 #[test]
 fn products_by_digits_lose_no_more_than_sums_in_f32_and_leave_the_rest_to_f32() {
     let (n, k) = (29, 576);
-    for encoding in [Encoding::Q4_0, Encoding::Q4_1] {
+    for encoding in [Encoding::Q4_0, Encoding::Q4_1, Encoding::Q8_0] {
         let packed = Packed::new(encoding, n, k);
         let weight = packed.weight();
         let laid = Interleaved::new(&Pool::new(2), &weight);

@@ -258,9 +258,16 @@ impl Simd for Avx2 {
         unsafe { dot_bytes(q, x) }
     }
     #[inline(always)]
-    unsafe fn nibble_digits(self, q: *const u8, x: *const i8, to: *mut f32) {
-        // SAFETY: the caller gives 128 and 96 readable bytes, and room for 8 numbers.
-        unsafe { nibble_digits(q, x, to) }
+    unsafe fn nibble_digits(self, q: *const u8, x: *const i8) -> [__m256; 4] {
+        // SAFETY: the caller gives 256 and 96 readable bytes.
+        let [a, b] = unsafe { nibble_digits(q, x) };
+        [a, b, self.zero(), self.zero()]
+    }
+    #[inline(always)]
+    unsafe fn byte_digits(self, q: *const i8, x: *const i16) -> [__m256; 4] {
+        // SAFETY: the caller gives 512 and 128 readable bytes.
+        let [a, b] = unsafe { byte_digits(q, x) };
+        [a, b, self.zero(), self.zero()]
     }
     #[inline(always)]
     fn half(self, bits: u16) -> f32 {
@@ -398,32 +405,72 @@ pub(super) unsafe fn dot_bytes(q: *const i8, x: *const i8) -> __m256i {
 /// 8 * 2 * 15 * 128 = 30720, so that they are summed in 16 bits.
 ///
 /// # Safety
-/// The processor has AVX2 and FMA; 128 bytes of `q` and 96 of `x` can be read, and 8 numbers written.
+/// The processor has AVX2 and FMA; 256 bytes of `q` and 96 of `x` can be read.
 #[inline(always)]
-pub(super) unsafe fn nibble_digits(q: *const u8, x: *const i8, to: *mut f32) {
+pub(super) unsafe fn nibble_digits(q: *const u8, x: *const i8) -> [__m256; 2] {
     // SAFETY: the caller's contract.
     unsafe {
-        let low = _mm256_set1_epi8(15);
-        let mut sums = [_mm256_setzero_si256(); 3];
-        for t in 0..4 {
-            let bytes = _mm256_loadu_si256(q.add(32 * t).cast());
-            let first = _mm256_and_si256(bytes, low);
-            let others = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), low);
-            for (d, sum) in sums.iter_mut().enumerate() {
-                let four = |at: usize| {
-                    _mm256_set1_epi32(x.add(32 * d + 8 * t + at).cast::<i32>().read_unaligned())
-                };
-                *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(first, four(0)));
-                *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(others, four(4)));
+        let (low, zero) = (_mm256_set1_epi8(15), _mm256_setzero_si256());
+        // Of each digit, for the first and for the last eight rows.
+        let mut sums = [[zero; 2]; 3];
+        // A loop that stays one: unrolled, sums are taken apart, and most of it goes by the stack.
+        for t in 0..std::hint::black_box(4) {
+            let bytes = q.add(64 * t).cast::<__m256i>();
+            let (a, b) = (_mm256_loadu_si256(bytes), _mm256_loadu_si256(bytes.add(1)));
+            let (a0, b0) = (_mm256_and_si256(a, low), _mm256_and_si256(b, low));
+            let a1 = _mm256_and_si256(_mm256_srli_epi16::<4>(a), low);
+            let b1 = _mm256_and_si256(_mm256_srli_epi16::<4>(b), low);
+            for (d, [first, last]) in sums.iter_mut().enumerate() {
+                let x = x.add(32 * d + 8 * t).cast::<i32>();
+                let x0 = _mm256_set1_epi32(x.read_unaligned());
+                *first = _mm256_add_epi16(*first, _mm256_maddubs_epi16(a0, x0));
+                *last = _mm256_add_epi16(*last, _mm256_maddubs_epi16(b0, x0));
+                let x1 = _mm256_set1_epi32(x.add(1).read_unaligned());
+                *first = _mm256_add_epi16(*first, _mm256_maddubs_epi16(a1, x1));
+                *last = _mm256_add_epi16(*last, _mm256_maddubs_epi16(b1, x1));
             }
         }
-        let [a, b, c] = sums;
-        let a = _mm256_madd_epi16(a, _mm256_set1_epi16(1));
-        let b = _mm256_madd_epi16(b, _mm256_set1_epi16(1 << 8));
-        let c = _mm256_madd_epi16(c, _mm256_set1_epi16(1));
-        // Both are below 2^24, and so exact.
-        let (a, b) = (_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(_mm256_add_epi32(b, c)));
-        _mm256_storeu_ps(to, _mm256_fmadd_ps(a, _mm256_set1_ps(65536.0), b));
+        let mut dots = [_mm256_setzero_ps(); 2];
+        for (half, dots) in dots.iter_mut().enumerate() {
+            let a = _mm256_madd_epi16(sums[0][half], _mm256_set1_epi16(1));
+            let b = _mm256_madd_epi16(sums[1][half], _mm256_set1_epi16(1 << 8));
+            let c = _mm256_madd_epi16(sums[2][half], _mm256_set1_epi16(1));
+            // Both are below 2^24, and so exact.
+            let (a, b) = (_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(_mm256_add_epi32(b, c)));
+            *dots = _mm256_fmadd_ps(a, _mm256_set1_ps(65536.0), b);
+        }
+        dots
+    }
+}
+
+/// A product of a byte and a digit is at most 2^18, and 32 of them 2^23.
+///
+/// # Safety
+/// The processor has AVX2 and FMA; 512 bytes of `q` and 64 numbers of `x` can be read.
+#[inline(always)]
+pub(super) unsafe fn byte_digits(q: *const i8, x: *const i16) -> [__m256; 2] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sums = [[_mm256_setzero_si256(); 2]; 2];
+        // A loop that stays one, as above.
+        for t in 0..std::hint::black_box(16) {
+            let bytes = q.add(32 * t).cast::<__m128i>();
+            let a = _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes));
+            let b = _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes.add(1)));
+            for (d, [first, last]) in sums.iter_mut().enumerate() {
+                let x = x.add(32 * d + 2 * t).cast::<i32>();
+                let x = _mm256_set1_epi32(x.read_unaligned());
+                *first = _mm256_add_epi32(*first, _mm256_madd_epi16(a, x));
+                *last = _mm256_add_epi32(*last, _mm256_madd_epi16(b, x));
+            }
+        }
+        let mut dots = [_mm256_setzero_ps(); 2];
+        for (half, dots) in dots.iter_mut().enumerate() {
+            let high = _mm256_cvtepi32_ps(sums[0][half]);
+            let low = _mm256_cvtepi32_ps(sums[1][half]);
+            *dots = _mm256_fmadd_ps(high, _mm256_set1_ps(4096.0), low);
+        }
+        dots
     }
 }
 

@@ -243,9 +243,18 @@ impl Simd for Avx512 {
         unsafe { _mm512_zextsi256_si512(super::avx2::dot_bytes(q, x)) }
     }
     #[inline(always)]
-    unsafe fn nibble_digits(self, q: *const u8, x: *const i8, to: *mut f32) {
+    unsafe fn nibble_digits(self, q: *const u8, x: *const i8) -> [__m512; 4] {
         // SAFETY: the caller's contract; whoever has AVX-512 has AVX2.
-        unsafe { super::avx2::nibble_digits(q, x, to) }
+        let [a, b] = unsafe { super::avx2::nibble_digits(q, x) };
+        let all = lanes!(_mm512_insertf32x8::<1>(_mm512_castps256_ps512(a), b));
+        [all, self.zero(), self.zero(), self.zero()]
+    }
+    #[inline(always)]
+    unsafe fn byte_digits(self, q: *const i8, x: *const i16) -> [__m512; 4] {
+        // SAFETY: the caller's contract; whoever has AVX-512 has AVX2.
+        let [a, b] = unsafe { super::avx2::byte_digits(q, x) };
+        let all = lanes!(_mm512_insertf32x8::<1>(_mm512_castps256_ps512(a), b));
+        [all, self.zero(), self.zero(), self.zero()]
     }
     #[inline(always)]
     fn half(self, bits: u16) -> f32 {

@@ -167,11 +167,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn dot_nibbles(self, q: *const u8, x: *const i8) -> Self::I;
     /// Products of 32 bytes and 32 bytes, summed in some lanes. No `x` is -128.
     unsafe fn dot_bytes(self, q: *const i8, x: *const i8) -> Self::I;
-    /// Eight rows of 32 nibbles times 32 numbers of three digits of base 256, summed, and rounded
-    /// once to f32: a number a row. `q` holds for each eight columns, and each row, four bytes: the
-    /// first four columns in the low nibbles, the others in the high ones. `x` holds the 32 first
-    /// digits, then the second and the third.
-    unsafe fn nibble_digits(self, q: *const u8, x: *const i8, to: *mut f32);
+    /// Sixteen rows of 32 nibbles times 32 numbers of three digits of base 256, summed, and rounded
+    /// once to f32: a number a row, in the first `16 / LANES` vectors. `q` holds for each eight
+    /// columns, and each row, four bytes: the first four columns in the low nibbles, the others in
+    /// the high ones. `x` holds the 32 first digits, then the second and the third.
+    unsafe fn nibble_digits(self, q: *const u8, x: *const i8) -> [Self::F; 4];
+    /// Sixteen rows of 32 bytes times 32 numbers of two digits of base 4096, as above. `q` holds for
+    /// each two columns, and each row, a byte each.
+    unsafe fn byte_digits(self, q: *const i8, x: *const i16) -> [Self::F; 4];
     /// The f16 of these bits.
     fn half(self, bits: u16) -> f32;
     /// The two f16 of these bits, the low ones first.

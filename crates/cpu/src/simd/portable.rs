@@ -287,16 +287,10 @@ impl Simd for Portable {
         }))
     }
     #[inline(always)]
-    unsafe fn nibble_digits(self, q: *const u8, x: *const i8, to: *mut f32) {
-        // SAFETY: the caller gives 128 and 96 readable bytes, and room for 8 numbers.
-        let (q, x, to) = unsafe {
-            (
-                &*q.cast::<[[[u8; 4]; 8]; 4]>(),
-                &*x.cast::<[[i8; 32]; 3]>(),
-                &mut *to.cast::<[f32; 8]>(),
-            )
-        };
-        for (row, to) in to.iter_mut().enumerate() {
+    unsafe fn nibble_digits(self, q: *const u8, x: *const i8) -> [Lanes<f32>; 4] {
+        // SAFETY: the caller gives 256 and 96 readable bytes.
+        let (q, x) = unsafe { (&*q.cast::<[[[u8; 4]; 16]; 4]>(), &*x.cast::<[[i8; 32]; 3]>()) };
+        let row = |row: usize| {
             let digit = |d: usize| -> i64 {
                 let bytes = q.iter().map(|eight| eight[row]).enumerate();
                 let pairs = bytes.flat_map(|(t, four)| (0..4).map(move |j| (8 * t + j, four[j])));
@@ -307,8 +301,22 @@ impl Simd for Portable {
                     })
                     .sum()
             };
-            *to = ((digit(0) << 16) + (digit(1) << 8) + digit(2)) as f32;
-        }
+            ((digit(0) << 16) + (digit(1) << 8) + digit(2)) as f32
+        };
+        std::array::from_fn(|v| Lanes(std::array::from_fn(|lane| row(v * Self::LANES + lane))))
+    }
+    #[inline(always)]
+    unsafe fn byte_digits(self, q: *const i8, x: *const i16) -> [Lanes<f32>; 4] {
+        // SAFETY: the caller gives 512 and 128 readable bytes.
+        let (q, x) = unsafe { (&*q.cast::<[[[i8; 2]; 16]; 16]>(), &*x.cast::<[[i16; 32]; 2]>()) };
+        let row = |row: usize| {
+            let digit = |d: usize| -> i64 {
+                let bytes = q.iter().flat_map(|two| two[row]);
+                bytes.zip(x[d]).map(|(byte, x)| i64::from(byte) * i64::from(x)).sum()
+            };
+            ((digit(0) << 12) + digit(1)) as f32
+        };
+        std::array::from_fn(|v| Lanes(std::array::from_fn(|lane| row(v * Self::LANES + lane))))
     }
     #[inline(always)]
     fn half(self, bits: u16) -> f32 {

@@ -17,6 +17,13 @@ const L: usize = 8;
 #[repr(align(32))]
 pub(super) struct Lanes<T>([T; L]);
 
+/// Sixteen numbers in the first vectors.
+#[inline(always)]
+fn sixteen(number: impl Fn(usize) -> f32) -> [Lanes<f32>; 4] {
+    let lane = |v: usize, i: usize| if v * L < 16 { number(v * L + i) } else { 0.0 };
+    std::array::from_fn(|v| Lanes(std::array::from_fn(|i| lane(v, i))))
+}
+
 #[inline(always)]
 fn map<A: Copy, B: Copy>(a: Lanes<A>, f: impl Fn(A) -> B) -> Lanes<B> {
     Lanes(std::array::from_fn(|i| f(a.0[i])))
@@ -303,7 +310,7 @@ impl Simd for Portable {
             };
             ((digit(0) << 16) + (digit(1) << 8) + digit(2)) as f32
         };
-        std::array::from_fn(|v| Lanes(std::array::from_fn(|lane| row(v * Self::LANES + lane))))
+        sixteen(row)
     }
     #[inline(always)]
     unsafe fn byte_digits(self, q: *const i8, x: *const i16) -> [Lanes<f32>; 4] {
@@ -316,7 +323,7 @@ impl Simd for Portable {
             };
             ((digit(0) << 12) + digit(1)) as f32
         };
-        std::array::from_fn(|v| Lanes(std::array::from_fn(|lane| row(v * Self::LANES + lane))))
+        sixteen(row)
     }
     #[inline(always)]
     fn half(self, bits: u16) -> f32 {

@@ -16,6 +16,7 @@ pub mod nn;
 mod program;
 mod random;
 pub mod rope;
+mod row;
 pub mod tokenizer;
 pub mod whisper;
 

@@ -6,6 +6,7 @@
 //! drawn.
 
 use crate::random::Random;
+use crate::row;
 use std::cmp::Ordering;
 
 /// How the next token is chosen.
@@ -90,7 +91,7 @@ impl Sampler {
     pub fn choose(&mut self, logits: &mut [f32], text: &[u32]) -> Option<u32> {
         self.penalise(logits, text);
         if self.sampling.temperature == 0.0 {
-            return largest(logits);
+            return row::argmax(logits).map(|token| token as u32);
         }
         self.keep(logits);
         let total: f64 = self.kept.iter().map(|&(_, p)| f64::from(p)).sum();
@@ -136,13 +137,17 @@ impl Sampler {
             kept.select_nth_unstable_by(top_k - 1, order);
             kept.truncate(top_k);
         }
-        kept.sort_unstable_by(order);
-        let Some(&(_, top)) = kept.first() else { return };
+        let top = row::largest(logits);
         for (_, x) in kept.iter_mut() {
-            *x = ((*x - top) / temperature).exp();
+            *x = row::exp((*x - top) / temperature);
         }
+        // The first has probability 1 here. All that are less probable than this are together less
+        // than what `top_p` cuts off: the rest is few, and soon sorted.
+        let total: f64 = kept.iter().map(|&(_, p)| f64::from(p)).sum();
+        let least = (1.0 - f64::from(top_p)) * total / kept.len().max(1) as f64;
+        kept.retain(|&(_, p)| p >= min_p && f64::from(p) >= least);
+        kept.sort_unstable_by(order);
         if top_p < 1.0 {
-            let total: f64 = kept.iter().map(|&(_, p)| f64::from(p)).sum();
             let (mut sum, wanted) = (0.0, f64::from(top_p) * total);
             let enough = kept.iter().position(|&(_, p)| {
                 sum += f64::from(p);
@@ -150,20 +155,7 @@ impl Sampler {
             });
             kept.truncate(enough.map_or(kept.len(), |last| last + 1));
         }
-        // The first has probability 1 here.
-        kept.retain(|&(_, p)| p >= min_p);
     }
-}
-
-/// The first token with the largest logit; NaN never wins.
-pub(crate) fn largest(logits: &[f32]) -> Option<u32> {
-    let mut best: Option<(u32, f32)> = None;
-    for (token, &x) in (0..).zip(logits) {
-        if x > best.map_or(f32::NEG_INFINITY, |(_, most)| most) {
-            best = Some((token, x));
-        }
-    }
-    best.map(|(token, _)| token)
 }
 
 #[cfg(test)]

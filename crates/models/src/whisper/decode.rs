@@ -13,9 +13,9 @@ mod rules;
 use std::io::Write;
 
 pub use self::rules::{TimestampRules, suppress};
-use self::rules::{argmax, log_sum_exp};
 use super::tokens::{SpecialTokens, TextCodec, TokensError};
 pub use crate::random::Random;
+use crate::row::{argmax, log_sum_exp};
 
 /// What went wrong inside a network.
 pub type ModelError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,5 +1,7 @@
 //! What may follow what: pure functions on one row of logits. A forbidden token's logit is -inf.
 
+use crate::row::{largest, log_sum_exp};
+
 /// Forbids tokens: their logits become -inf. Ids past the end are ignored.
 pub fn suppress(logits: &mut [f32], ids: &[u32]) {
     for &id in ids {
@@ -59,8 +61,7 @@ impl TimestampRules {
             }
         }
         let (words, times) = logits.split_at_mut(begin);
-        let likeliest = words.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-        if log_sum_exp(times) > f64::from(likeliest) {
+        if log_sum_exp(times) > f64::from(largest(words)) {
             forbid(words);
         }
     }
@@ -68,25 +69,4 @@ impl TimestampRules {
 
 fn forbid(logits: &mut [f32]) {
     logits.fill(f32::NEG_INFINITY);
-}
-
-/// The first of the largest values that is not -inf.
-pub(super) fn argmax(row: &[f32]) -> Option<usize> {
-    let mut best: Option<usize> = None;
-    for (i, &x) in row.iter().enumerate() {
-        if x > best.map_or(f32::NEG_INFINITY, |b| row[b]) {
-            best = Some(i);
-        }
-    }
-    best
-}
-
-/// ln of the sum of e^x; -inf for a row of -inf.
-pub(super) fn log_sum_exp(row: &[f32]) -> f64 {
-    let top = row.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-    if top == f32::NEG_INFINITY {
-        return f64::NEG_INFINITY;
-    }
-    let sum: f64 = row.iter().map(|&x| f64::from((x - top).exp())).sum();
-    f64::from(top) + sum.ln()
 }

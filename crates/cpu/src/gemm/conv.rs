@@ -25,6 +25,14 @@ pub(crate) struct Sweep {
     pub(crate) outputs: usize,
 }
 
+impl Sweep {
+    /// Whether no window reaches past an end.
+    fn stays_inside(&self) -> bool {
+        let last = self.outputs.saturating_sub(1) * self.stride;
+        self.before == 0 && last + (self.taps - 1) * self.dilation < self.length
+    }
+}
+
 /// The extents of a convolution: x `[batch, channels, ..]`, weight `[out, channels / groups, ..]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConvShape {
@@ -249,11 +257,17 @@ impl<T: Element> Pack<'_, T> {
         let Unfolded { at, channels, plane, shape } = self.from;
         let (sweeps, taps) = (&shape.sweeps[..], shape.taps());
         let columns = N.min(shape.places() - self.first);
+        // Where no tap leaves the plane, all see what the first one sees, further on.
+        let first = Met::<N>::new(sweeps, 0, self.first, columns, plane);
+        let alike = columns == N && sweeps.iter().all(Sweep::stays_inside);
         for tap in (0..taps).step_by(TAPS) {
             let some = TAPS.min(taps - tap);
             let mut met = [Met::<N>::NOTHING; TAPS];
             for (i, met) in met[..some].iter_mut().enumerate() {
-                *met = Met::new(sweeps, tap + i, self.first, columns, plane);
+                *met = match alike {
+                    true => first.further(offset(sweeps, tap + i), plane),
+                    false => Met::new(sweeps, tap + i, self.first, columns, plane),
+                };
             }
             for channel in (0..channels).step_by(CHANNELS) {
                 for (i, met) in met[..some].iter().enumerate() {
@@ -283,6 +297,8 @@ enum Kind {
     Run,
     /// Every other element.
     Pairs,
+    /// Elements of the plane, anywhere.
+    Inside,
     /// One run up to a column and another from there on, each given by where it had begun if it
     /// began with the panel. Columns may be outside.
     Two {
@@ -300,13 +316,29 @@ impl<const N: usize> Met<N> {
         let mut from = [OUTSIDE; N];
         places(sweeps, tap, first, &mut from[..columns]);
         let follow = |step: usize| from.windows(2).all(|w| w[1] == w[0].wrapping_add(step));
-        let inside = from[0] != OUTSIDE && from[N - 1] != OUTSIDE;
+        let inside = from.iter().all(|&f| f != OUTSIDE);
+        let two = || Kind::two(&from, plane);
         let kind = match inside {
             true if follow(1) => Kind::Run,
             true if follow(2) => Kind::Pairs,
-            _ => Kind::two(&from, plane).unwrap_or(Kind::Any),
+            true => two().unwrap_or(Kind::Inside),
+            false => two().unwrap_or(Kind::Any),
         };
         Met { kind, from }
+    }
+
+    /// The same so many elements further on, all in the plane.
+    #[inline(always)]
+    fn further(mut self, offset: usize, plane: usize) -> Met<N> {
+        self.from.iter_mut().for_each(|f| *f += offset);
+        if let Kind::Two { second, starts } = self.kind {
+            let starts = starts.map(|s| s + offset);
+            self.kind = match starts.iter().all(|s| s + N <= plane) {
+                true => Kind::Two { second, starts },
+                false => Kind::Inside,
+            };
+        }
+        self
     }
 
     /// Writes the row of a channel.
@@ -321,6 +353,7 @@ impl<const N: usize> Met<N> {
             match self.kind {
                 Kind::Run => (0..N).for_each(|i| *row.add(i) = *x.add(from[0] + i)),
                 Kind::Pairs => (0..N).for_each(|i| *row.add(i) = *x.add(from[0] + 2 * i)),
+                Kind::Inside => (0..N).for_each(|i| *row.add(i) = *x.add(from[i])),
                 Kind::Two { second, starts: [a, b] } => {
                     for (i, &f) in from.iter().enumerate() {
                         let (a, b) = (*x.add(a + i), *x.add(b + i));
@@ -350,6 +383,17 @@ impl Kind {
         let room = [a, b].iter().all(|s| s.checked_add(from.len()).is_some_and(|end| end <= plane));
         (fits && room).then_some(Kind::Two { second, starts: [a, b] })
     }
+}
+
+/// How much further on than the first a tap meets a channel.
+fn offset(sweeps: &[Sweep], mut tap: usize) -> usize {
+    let (mut offset, mut step) = (0, 1);
+    for s in sweeps.iter().rev() {
+        offset += tap % s.taps * s.dilation * step;
+        tap /= s.taps;
+        step *= s.length;
+    }
+    offset
 }
 
 /// The places of a channel that a tap meets in the columns from `first` on.

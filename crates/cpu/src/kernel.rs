@@ -256,6 +256,10 @@ impl<'a> Context<'a> {
 
 /// A kernel with its types erased.
 pub(crate) trait Kernel: Send + Sync {
+    /// The Block that it computes, if it is one.
+    fn block(&self) -> Option<&dyn DynBlock> {
+        None
+    }
     fn wants(&self, slot: usize) -> Wants;
     fn widens(&self, slot: usize) -> bool {
         let _ = slot;
@@ -282,6 +286,10 @@ fn absent(name: &str) -> Error {
 }
 
 impl<B: CpuKernel> Kernel for Fused<B> {
+    fn block(&self) -> Option<&dyn DynBlock> {
+        Some(&self.0)
+    }
+
     fn wants(&self, slot: usize) -> Wants {
         self.0.wants(slot)
     }

@@ -1,6 +1,7 @@
 //! The fused kernels of the catalogue: `fused/x.rs` is the kernel of `ops/x.rs`.
 
 use crate::kernel::Entry;
+pub(crate) use quantized_matmul::Together;
 
 macro_rules! fused {
     ($($module:ident :: $block:ident),* $(,)?) => {

@@ -4,12 +4,13 @@
 use super::{for_float, weight};
 use crate::{
     gemm::LinearShape,
-    kernel::{Context, CpuKernel, Out, View},
+    kernel::{Context, CpuKernel, Kernel, Out, View, Wants},
+    plan::Layout,
     quant,
     simd::isa,
 };
-use frit_graph::{Block, Decline, Error, Spec};
-use frit_ops::{Activations, QuantizedMatmul, QuantizedMatmulInputs};
+use frit_graph::{Block, Decline, DynBlock, Error, Spec};
+use frit_ops::{Activations, Encoding, QuantizedMatmul, QuantizedMatmulInputs};
 
 fn geometry(x: &[usize], n: usize) -> LinearShape {
     let k = x[x.len() - 1];
@@ -50,11 +51,7 @@ impl CpuKernel for QuantizedMatmul {
         let w = weight(self.encoding, &i.packed, i.scales.as_ref(), i.biases.as_ref())?;
         let shape = geometry(i.x.shape(), out.spec().last().unwrap_or(0));
         let (isa, pool) = (isa(), c.pool());
-        let by_digits = self.activations == Activations::Exact
-            && self.transposed
-            && shape.m <= quant::FEW
-            && quant::Interleaved::takes(self.encoding);
-        let interleaved = match by_digits {
+        let interleaved = match by_digits(self, shape.m) {
             true => i.packed.prepacked(|_| quant::Interleaved::new(pool, &w)),
             false => None,
         };
@@ -66,6 +63,100 @@ impl CpuKernel for QuantizedMatmul {
                     let other = interleaved.as_deref();
                     quant::matmul(isa, pool, &shape, x, &w, other, self.transposed, y, scratch);
                 }
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Whether a product of `m` rows goes by digits.
+fn by_digits(block: &QuantizedMatmul, m: usize) -> bool {
+    block.activations == Activations::Exact
+        && block.transposed
+        && m <= quant::FEW
+        && quant::Interleaved::takes(block.encoding)
+}
+
+/// Products of few rows with several weights of one encoding, one after the other in the output.
+/// Operands: x, then the weights.
+#[derive(Default)]
+pub(crate) struct Together {
+    encoding: Option<Encoding>,
+    /// Rows of each weight.
+    rows: Vec<usize>,
+}
+
+/// Weights that are taken together at most.
+const MOST: usize = 4;
+
+impl Together {
+    /// Takes a product if it can be one of these.
+    pub(crate) fn take(&mut self, block: &dyn DynBlock, inputs: &[Option<Layout>]) -> bool {
+        let (Some(block), [Some(x), Some(packed), ..]) =
+            (block.downcast::<QuantizedMatmul>(), inputs)
+        else {
+            return false;
+        };
+        let rows = packed.shape().first().copied().unwrap_or(0);
+        let fits = by_digits(block, geometry(x.shape(), rows).m)
+            && self.rows.len() < MOST
+            && *self.encoding.get_or_insert(block.encoding) == block.encoding;
+        if fits {
+            self.rows.push(rows);
+        }
+        fits
+    }
+}
+
+impl Kernel for Together {
+    fn wants(&self, _: usize) -> Wants {
+        Wants::Dense
+    }
+
+    fn in_place(&self) -> Vec<usize> {
+        Vec::new()
+    }
+
+    fn scratch(&self, inputs: &[Option<&Layout>], _: usize) -> usize {
+        let (Some(Some(x)), Some(encoding)) = (inputs.first(), self.encoding) else { return 0 };
+        let bytes = |&n: &usize| {
+            let shape = geometry(x.shape(), n);
+            for_float!(x.dtype(), T => {
+                quant::matmul_scratch_bytes::<T>(isa(), &shape, encoding, true)
+            })
+        };
+        self.rows.iter().map(bytes).max().unwrap_or(0)
+    }
+
+    fn run(
+        &self,
+        inputs: &[Option<View<'_>>],
+        out: &mut Out<'_>,
+        c: &mut Context<'_>,
+    ) -> Result<(), Error> {
+        let absent = || Error::Run("[quantized_matmul] a required operand is absent".into());
+        let (Some(Some(x)), Some(encoding)) = (inputs.first(), self.encoding) else {
+            return Err(absent());
+        };
+        let (isa, pool) = (isa(), c.pool());
+        let mut laid = [const { None }; MOST];
+        for (view, laid) in inputs[1..].iter().flatten().zip(&mut laid) {
+            let w = weight(encoding, view, None, None)?;
+            *laid = view.prepacked(|_| quant::Interleaved::new(pool, &w));
+        }
+        let laid: [Option<&quant::Interleaved>; MOST] = laid.each_ref().map(Option::as_deref);
+        let all = &laid[..self.rows.len()];
+        for_float!(x.dtype(), T => {
+            let (x, mut y) = (x.slice::<T>()?, out.slice_mut::<T>()?);
+            let shape = geometry(inputs[0].as_ref().map_or(&[0][..], |x| x.shape()), 0);
+            if quant::few_together(isa, pool, shape.m, x, all, y, c.scratch()) {
+                return Ok(());
+            }
+            for (view, &n) in inputs[1..].iter().flatten().zip(&self.rows) {
+                let (w, shape) = (weight(encoding, view, None, None)?, LinearShape { n, ..shape });
+                let (part, rest) = std::mem::take(&mut y).split_at_mut(shape.m * n);
+                quant::matmul(isa, pool, &shape, x, &w, None, true, part, c.scratch());
+                y = rest;
             }
         });
         Ok(())

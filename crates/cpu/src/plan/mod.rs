@@ -3,7 +3,7 @@
 //! 1. [`build`]: every node becomes a view of a buffer or a step that writes one. Reshapes,
 //!    transposes, slices and broadcasts are views; an operand that a kernel cannot read as it
 //!    stands is copied by a step of its own; elementwise functions in a row are one step
-//!    ([`chains`]).
+//!    ([`chains`]), and so are products of one operand with several packed weights ([`join`]).
 //! 2. [`Builder::reuse`]: a step writes over an operand that dies there, where its kernel can.
 //! 3. [`Builder::compute`]: what depends on weights alone and is needed by another step is computed
 //!    now, once for all programs of the backend ([`recipe`]); what only led there is dropped. Like
@@ -12,6 +12,7 @@
 //!    size is the peak, known before anything runs.
 
 mod chains;
+mod join;
 mod layout;
 mod memory;
 mod recipe;
@@ -128,6 +129,7 @@ pub(crate) fn build(cpu: &Cpu, graph: &Graph, params: &Params) -> Result<Plan, E
     for (k, t) in graph.outputs().iter().enumerate() {
         exits.push((b.exit(k, t)?, t.spec().clone()));
     }
+    b.join();
     b.reuse(&mut exits);
     b.compute(&exits)?;
     Ok(b.finish(exits))

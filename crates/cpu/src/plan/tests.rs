@@ -1,7 +1,8 @@
 //! What is computed of weights alone, and views under another type.
 
 use super::*;
-use frit_graph::{DType, Executable, Policy, compile};
+use crate::Pool;
+use frit_graph::{DType, Executable, Policy, compile, lower};
 use frit_ops::{Activation, Activations, Encoding, fast};
 use half::f16;
 
@@ -254,4 +255,59 @@ fn a_weight_that_the_graph_widens_is_read_as_it_is_stored() {
     });
     let plan = build(&cpu, &graph.expect("a graph"), &Params::new()).expect("planned");
     assert_eq!(plan.steps(), 2);
+}
+
+#[test]
+fn products_of_one_operand_with_several_packed_weights_are_one_step() {
+    let (params, weight) = packed();
+    let mut numbers = vec![0.0; 64 * 64];
+    Encoding::Q4_1.unpack(weight.bytes(), &mut numbers).expect("whole blocks");
+    let exact = Activations::Exact;
+    // What is an output itself stays apart, and so does the product of another operand.
+    let graph = |m: usize| {
+        Graph::trace(&[Spec::new(DType::F32, [m, 64])], |x| {
+            let all = Tensor::param("w", Spec::new(DType::U8, [64, 40]));
+            let some = Tensor::param("v", Spec::new(DType::U8, [48, 40]));
+            let by = |x: &Tensor, w: &Tensor| {
+                fast::quantized_matmul(x, w, None, None, Encoding::Q4_1, true, exact)
+            };
+            let (a, b, c) = (by(&x[0], &all), by(&x[0], &some), by(&x[0], &all));
+            let other = by(&(&x[0] + 1.0), &some);
+            vec![a * 2.0, b.reshape(&[m * 6, 8]) - 0.5, c, other]
+        })
+        .and_then(|g| Ok(lower(&g, &Cpu::default())?.0))
+    };
+    let part = Value::new([48, 40], weight.bytes()[..48 * 40].to_vec()).expect("bytes");
+    let mut params = params;
+    params.insert("v".to_string(), part);
+    for threads in [1, 2] {
+        let cpu = Cpu::on(Pool::new(threads));
+        for (m, steps) in [(1, 6), (3, 6), (40, 7)] {
+            let plan = build(&cpu, &graph(m).expect("a graph"), &params).expect("planned");
+            assert_eq!(plan.steps(), steps, "{m} rows");
+            let x: Vec<f32> = (0..m * 64).map(|i| (i * 37 % 101) as f32 * 0.02 - 1.0).collect();
+            let out = plan.run(vec![Value::new([m, 64], x.clone()).expect("a value")]);
+            let out: Vec<Vec<f64>> = out.expect("it runs").iter().map(Value::to_f64).collect();
+            for (got, rows, plus, result) in [
+                (&out[0], 64, 0.0, (|y| 2.0 * y) as fn(f64) -> f64),
+                (&out[1], 48, 0.0, |y| y - 0.5),
+                (&out[2], 64, 0.0, |y| y),
+                (&out[3], 48, 1.0, |y| y),
+            ] {
+                assert_eq!(got.len(), m * rows);
+                for (i, got) in got.iter().enumerate() {
+                    let (row, column) = (i / rows, i % rows);
+                    let pairs = x[row * 64..][..64].iter().zip(&numbers[column * 64..][..64]);
+                    let sum: f64 = pairs.map(|(&x, &w)| (f64::from(x) + plus) * f64::from(w)).sum();
+                    assert!((got - result(sum)).abs() < 2e-5, "{m} rows, {rows}: {i}");
+                }
+            }
+            // What digits cannot say is left to floats, for each weight.
+            let mut x = x;
+            x[0] = f32::NAN;
+            let out = plan.run(vec![Value::new([m, 64], x).expect("a value")]).expect("it runs");
+            assert!(out[1].to_f64()[..48].iter().all(|y| y.is_nan()), "{m} rows");
+            assert!(out[1].to_f64()[48..].iter().all(|y| y.is_finite()), "{m} rows");
+        }
+    }
 }

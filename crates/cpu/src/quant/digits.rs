@@ -37,31 +37,38 @@ pub(super) fn scratch_bytes(shape: &LinearShape) -> usize {
     lines(groups * digit_bytes(true).max(digit_bytes(false))) + 2 * lines(groups * 4)
 }
 
-/// `out = x W^T` of a few dense rows. Says `false`, and does nothing, where x holds something that
-/// digits cannot say: what is not finite, or next to nothing.
+/// `x W^T` of a few dense rows with each of the weights, one after the other in `out`: see
+/// [`super::few_together`].
 pub(super) fn digits<T: Element>(
     isa: Isa,
     pool: &Pool,
-    shape: &LinearShape,
+    m: usize,
     x: &[T],
-    weight: &Interleaved,
+    weights: &[Option<&Interleaved>],
     out: &mut [T],
     mut scratch: &mut [u8],
 ) -> bool {
-    let &LinearShape { m, n, k, .. } = shape;
-    assert_eq!((x.len(), out.len()), (m * k, m * n), "not {shape:?}");
-    assert_eq!((weight.rows, weight.groups * GROUP), (n, k), "not {shape:?}");
+    let Some(Some(first)) = weights.first() else { return false };
+    let (k, kind) = (first.groups * GROUP, (first.wide, first.offsets));
+    let mut n = 0;
+    for weight in weights {
+        let Some(weight) = weight else { return false };
+        let same = (weight.groups * GROUP, (weight.wide, weight.offsets)) == (k, kind);
+        assert!(same, "weights of other encodings or widths");
+        n += weight.rows;
+    }
+    assert_eq!((x.len(), out.len()), (m * k, m * n), "not {m} rows of {k} to {n}");
     if m * n == 0 {
         return true;
     }
-    let groups = m * weight.groups;
-    let size = digit_bytes(weight.wide);
+    let groups = m * first.groups;
+    let size = digit_bytes(first.wide);
     let digits = take::<u8>(&mut scratch, groups * size);
     let scales = take::<f32>(&mut scratch, groups);
     let sums = take::<f32>(&mut scratch, groups);
     let split = Split {
         x: x.as_ptr(),
-        wide: weight.wide,
+        wide: first.wide,
         digits: digits.add(0),
         scales: scales.add(0),
         sums: sums.add(0),
@@ -70,35 +77,45 @@ pub(super) fn digits<T: Element>(
     if !on(isa, split) {
         return false;
     }
-    let block = weight.groups * weight.group_bytes();
-    let blocks = n.div_ceil(ROWS);
+    let block = first.groups * first.group_bytes();
+    let blocks: usize = weights.iter().flatten().map(|w| w.rows.div_ceil(ROWS)).sum();
     // As many tasks for each thread, all of about the same size.
     let threads = pool.threads();
     let tasks = threads * (blocks * block).div_ceil(threads * TASK_BYTES);
     let chunk = blocks.div_ceil(tasks).max(1);
     let y = Raw(out.as_mut_ptr());
-    let start = Raw(weight.as_ptr().cast_mut());
     pool.run(blocks.div_ceil(chunk), &|task| {
-        for b in task * chunk..blocks.min((task + 1) * chunk) {
-            let rows = ROWS.min(n - b * ROWS);
-            for first in (0..m).step_by(4) {
-                let part = Part {
-                    weight: start.add(b * block),
-                    groups: weight.groups,
-                    x: digits.add(first * weight.groups * size),
-                    scales: scales.add(first * weight.groups),
-                    sums: sums.add(first * weight.groups),
-                    to: y.add(first * n + b * ROWS),
-                    pitch: n,
-                    rows,
-                    count: 4.min(m - first),
-                };
-                match (weight.wide, weight.offsets) {
-                    (false, true) => on(isa, Dots::<T, false, true>(part)),
-                    (false, false) => on(isa, Dots::<T, false, false>(part)),
-                    (true, _) => on(isa, Dots::<T, true, false>(part)),
+        let (mut b, mut y) = (task * chunk, y.add(0));
+        let mut left = chunk.min(blocks - b);
+        for weight in weights.iter().flatten() {
+            // The part of the task that is in this weight.
+            let all = weight.rows.div_ceil(ROWS);
+            for b in b..all.min(b + left) {
+                let first = weight.as_ptr().wrapping_add(b * block);
+                let to = y.wrapping_add(b * ROWS);
+                let rows = ROWS.min(weight.rows - b * ROWS);
+                for row in (0..m).step_by(4) {
+                    let part = Part {
+                        weight: first,
+                        groups: weight.groups,
+                        x: digits.add(row * weight.groups * size),
+                        scales: scales.add(row * weight.groups),
+                        sums: sums.add(row * weight.groups),
+                        to: to.wrapping_add(row * weight.rows),
+                        pitch: weight.rows,
+                        rows,
+                        count: 4.min(m - row),
+                    };
+                    match (weight.wide, weight.offsets) {
+                        (false, true) => on(isa, Dots::<T, false, true>(part)),
+                        (false, false) => on(isa, Dots::<T, false, false>(part)),
+                        (true, _) => on(isa, Dots::<T, true, false>(part)),
+                    }
                 }
+                left -= 1;
             }
+            b = b.saturating_sub(all);
+            y = y.wrapping_add(m * weight.rows);
         }
     });
     true

@@ -123,8 +123,7 @@ pub(crate) fn matmul<T: Element>(
     assert_eq!((weight.rows, weight.width), sides, "the weight is not {shape:?}");
     match transposed && shape.m <= FEW {
         true => {
-            let by_digits = |weight| digits::digits(isa, pool, shape, x, weight, out, scratch);
-            if !interleaved.is_some_and(by_digits) {
+            if !few_together(isa, pool, shape.m, x, &[interleaved], out, scratch) {
                 few::few(isa, pool, shape, x, weight, out, scratch);
             }
         }
@@ -133,4 +132,22 @@ pub(crate) fn matmul<T: Element>(
             gemm::linear_from(isa, pool, shape, x, columns, out, scratch);
         }
     }
+}
+
+/// `x W^T` of at most [`FEW`] rows with each of some weights of one encoding, one after the other in
+/// `out`. Says `false`, and does nothing, where a weight is not laid out, or `x` holds what digits
+/// cannot say.
+///
+/// # Panics
+/// If a slice does not fit, or the weights differ in encoding or width.
+pub(crate) fn few_together<T: Element>(
+    isa: Isa,
+    pool: &Pool,
+    m: usize,
+    x: &[T],
+    weights: &[Option<&Interleaved>],
+    out: &mut [T],
+    scratch: &mut [u8],
+) -> bool {
+    digits::digits(isa, pool, m, x, weights, out, scratch)
 }

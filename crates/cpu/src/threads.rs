@@ -375,7 +375,7 @@ impl Shared {
                 let bed = self.alarm.wait(bed).unwrap_or_else(PoisonError::into_inner);
                 me.asleep.store(false, Ordering::Relaxed);
                 drop(bed);
-                self.processors.anywhere(&me.place);
+                me.place.anywhere();
             }
             self.sleepers.fetch_sub(1, Ordering::SeqCst);
         }

@@ -18,14 +18,16 @@ pub(super) use other::{Place, Processors};
 mod linux {
     use libc::{CPU_ISSET, CPU_SET, CPU_ZERO, cpu_set_t, pid_t};
     use std::mem::{size_of, zeroed};
-    use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+    use std::sync::atomic::{AtomicI32, Ordering};
+    use std::sync::{Mutex, PoisonError};
 
     /// A worker, as the system knows it.
     #[derive(Default)]
     pub(in super::super) struct Place {
         /// 0 before it runs.
         thread: AtomicI32,
-        bound: AtomicBool,
+        /// Where it might run before it was bound, while it is.
+        before: Mutex<Option<cpu_set_t>>,
     }
 
     impl Place {
@@ -34,64 +36,66 @@ mod linux {
             // SAFETY: it only returns a number.
             self.thread.store(unsafe { libc::gettid() }, Ordering::Relaxed);
         }
+
+        /// Binds it to a processor, if it may run there.
+        fn bind(&self, processor: usize) {
+            let thread = self.thread.load(Ordering::Relaxed);
+            let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(now) = mask(thread).filter(|_| thread != 0) else { return };
+            // SAFETY: a set of bits, of which one is set; the number is that of a bit of such a set.
+            let (may, to) = unsafe {
+                let mut to: cpu_set_t = zeroed();
+                CPU_ZERO(&mut to);
+                CPU_SET(processor, &mut to);
+                (before.is_some() || CPU_ISSET(processor, &now), to)
+            };
+            if may && bind(thread, &to) {
+                before.get_or_insert(now);
+            }
+        }
+
+        /// Lets a worker run again wherever it might; called by itself.
+        pub(in super::super) fn anywhere(&self) {
+            let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).take();
+            before.iter().for_each(|before| {
+                bind(0, before);
+            });
+        }
     }
 
-    /// The processors that the pool may use.
-    pub(in super::super) struct Processors {
-        all: cpu_set_t,
-        /// Their numbers; none if there are fewer than threads.
-        each: Vec<usize>,
-    }
+    /// The numbers of the processors that the pool may use; none if there are fewer than threads.
+    pub(in super::super) struct Processors(Vec<usize>);
 
     impl Processors {
         /// Those of the thread that starts a pool of so many.
         pub(in super::super) fn of_this_thread(threads: usize) -> Processors {
-            let (all, each) = mask();
-            let each = if each.len() < threads { Vec::new() } else { each };
-            Processors { all, each }
+            Processors(of_this_thread().filter(|each| each.len() >= threads).unwrap_or_default())
         }
 
         /// Binds sleeping workers to processors other than the caller's, each to its own.
         pub(in super::super) fn spread<'a>(&self, asleep: impl Iterator<Item = &'a Place>) {
             // SAFETY: it only returns a number, negative if it does not know.
             let mine = usize::try_from(unsafe { libc::sched_getcpu() });
-            let others = self.each.iter().filter(|&&c| Ok(c) != mine);
-            for (place, &processor) in asleep.zip(others) {
-                // SAFETY: a set of bits, of which one is set.
-                let mut set: cpu_set_t = unsafe { zeroed() };
-                // SAFETY: the number is that of a bit of such a set.
-                unsafe {
-                    CPU_ZERO(&mut set);
-                    CPU_SET(processor, &mut set);
-                }
-                place
-                    .bound
-                    .store(bind(place.thread.load(Ordering::Relaxed), &set), Ordering::Relaxed);
-            }
-        }
-
-        /// Lets a worker run anywhere again; called by itself.
-        pub(in super::super) fn anywhere(&self, me: &Place) {
-            if me.bound.swap(false, Ordering::Relaxed) {
-                bind(0, &self.all);
-            }
+            let others = self.0.iter().filter(|&&c| Ok(c) != mine);
+            asleep.zip(others).for_each(|(place, &processor)| place.bind(processor));
         }
     }
 
-    /// The processors that this thread may run on; none if the system does not say.
-    fn mask() -> (cpu_set_t, Vec<usize>) {
+    /// The processors that a thread (0: this one) may run on.
+    fn mask(thread: pid_t) -> Option<cpu_set_t> {
         // SAFETY: a set of bits, all of them 0.
-        let mut all: cpu_set_t = unsafe { zeroed() };
-        // SAFETY: the size is that of the set. Without an answer the set stays empty.
-        unsafe { libc::sched_getaffinity(0, size_of::<cpu_set_t>(), &mut all) };
+        let mut set: cpu_set_t = unsafe { zeroed() };
+        // SAFETY: the size is that of the set.
+        let rc = unsafe { libc::sched_getaffinity(thread, size_of::<cpu_set_t>(), &mut set) };
+        (rc == 0).then_some(set)
+    }
+
+    /// The processors that this thread may run on.
+    pub(in super::super) fn of_this_thread() -> Option<Vec<usize>> {
+        let set = mask(0)?;
         let bits = 8 * size_of::<cpu_set_t>();
         // SAFETY: within the bits of the set.
-        (all, (0..bits).filter(|&c| unsafe { CPU_ISSET(c, &all) }).collect())
-    }
-
-    #[cfg(test)]
-    pub(in super::super) fn of_this_thread() -> Option<Vec<usize>> {
-        Some(mask().1).filter(|each| !each.is_empty())
+        Some((0..bits).filter(|&c| unsafe { CPU_ISSET(c, &set) }).collect())
     }
 
     /// Binds a thread (0: this one) to processors, and says whether the system did.
@@ -109,6 +113,8 @@ mod other {
 
     impl Place {
         pub(in super::super) fn enter(&self) {}
+
+        pub(in super::super) fn anywhere(&self) {}
     }
 
     pub(in super::super) struct Processors;
@@ -119,7 +125,5 @@ mod other {
         }
 
         pub(in super::super) fn spread<'a>(&self, _: impl Iterator<Item = &'a Place>) {}
-
-        pub(in super::super) fn anywhere(&self, _: &Place) {}
     }
 }

@@ -45,8 +45,8 @@ pub enum PeerError {
     #[error("it ended without an answer")]
     Ended,
     /// It did not answer in time.
-    #[error("no answer in {} seconds", LIMIT.as_secs())]
-    Silent,
+    #[error("no answer in {0:?}")]
+    Silent(Duration),
     /// It answered something else.
     #[error("it answered `{0}`")]
     Answer(String),
@@ -85,6 +85,8 @@ pub struct Peer {
     requests: Option<ChildStdin>,
     /// Lines of its output, read by a thread that ends with it.
     answers: Receiver<String>,
+    /// How long it may take to answer.
+    limit: Duration,
     /// Where operands are handed over.
     folder: TempDir,
 }
@@ -109,7 +111,8 @@ impl Peer {
             let mut read = BufReader::new(output).lines().map_while(Result::ok);
             read.all(|line| lines.send(line).is_ok());
         });
-        let mut peer = Peer { name, version: String::new(), process, requests, answers, folder };
+        let mut peer =
+            Peer { name, version: String::new(), process, requests, answers, limit: LIMIT, folder };
         peer.version = peer.answer()?.version.unwrap_or_default();
         Ok(peer)
     }
@@ -122,11 +125,11 @@ impl Peer {
     }
 
     fn answer(&mut self) -> Result<Answer, PeerError> {
-        let line = self.answers.recv_timeout(LIMIT).map_err(|e| match e {
-            RecvTimeoutError::Timeout => PeerError::Silent,
+        let line = self.answers.recv_timeout(self.limit).map_err(|e| match e {
+            RecvTimeoutError::Timeout => PeerError::Silent(self.limit),
             RecvTimeoutError::Disconnected => PeerError::Ended,
         });
-        if let Err(PeerError::Silent) = line {
+        if let Err(PeerError::Silent(_)) = line {
             self.requests = None;
             self.process.kill()?;
         }
@@ -320,6 +323,11 @@ mod tests {
         let mut ends = start("{}", "{}")?;
         ends.process.kill()?;
         assert!(matches!(ends.sample(), Err(PeerError::Ended | PeerError::Io(_))));
+        // Nobody asked it anything, so that it waits for ever.
+        let mut hangs = start("{}", "{}")?;
+        hangs.limit = Duration::from_millis(20);
+        assert!(matches!(hangs.answer(), Err(PeerError::Silent(_))));
+        assert!(matches!(hangs.sample(), Err(PeerError::Io(_))), "it was given up");
         let nowhere = Peer::start("ort", &folder.path().join("nothing"), 1).err();
         assert!(matches!(nowhere, Some(PeerError::Io(_))));
         Ok(())

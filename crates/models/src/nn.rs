@@ -12,7 +12,7 @@ mod tests;
 pub use attention::{Attention, AttentionInputs};
 pub use decoder::{Gate, GateActivation, GateInputs, RmsNorm, RmsNormInputs, Rope, RopeInputs};
 
-use frit_graph::{Block, ShapeError, Spec, Tensor, operands};
+use frit_graph::{Block, DType, Params, ShapeError, Spec, Tensor, operands};
 use frit_ops::GeluForm;
 
 fn same(spec: &Spec) -> Result<Spec, ShapeError> {
@@ -25,6 +25,14 @@ fn axes(spec: &Spec, rank: usize, name: &str) -> Result<(), ShapeError> {
         true => Ok(()),
         false => Err(format!("{name} must have {rank} axes, got {spec}").into()),
     }
+}
+
+/// The weight of this name as `dtype`, to which the graph widens it if it is stored as something
+/// narrower. Kernels that can read it as it is.
+#[track_caller]
+pub(crate) fn stored(params: &Params, name: &str, shape: &[usize], dtype: DType) -> Tensor {
+    let kept = params.get(name).map(|v| v.dtype()).filter(|&d| dtype.holds(d));
+    Tensor::param(name, Spec::new(kept.unwrap_or(dtype), shape)).cast(dtype)
 }
 
 /// Layer normalisation over the last axis: `(x - mean) / sqrt(var + eps) * weight + bias`.

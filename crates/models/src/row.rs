@@ -44,13 +44,13 @@ pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
     f64::from(top) + sum.ln()
 }
 
-/// e^x of x up to 0, to 3 units in the last place; zero below -87, where it is under 2e-38.
+/// e^x of x up to 0, to 3 units in the last place; zero below -87, where it is under 2e-38; NaN of NaN.
 pub(crate) fn exp(x: f32) -> f32 {
     /// Added to a small number, it rounds it to a whole one, in the low bits of the sum.
     const ROUNDER: f32 = 12_582_912.0;
     /// ln 2 in two parts: multiples of the first by small whole numbers are exact.
     const LN2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
-    let near = if x > -87.0 { x } else { -87.0 };
+    let near = if x < -87.0 { -87.0 } else { x };
     let shifted = near * std::f32::consts::LOG2_E + ROUNDER;
     let n = shifted - ROUNDER;
     let r = near - n * LN2[0] - n * LN2[1];
@@ -60,7 +60,7 @@ pub(crate) fn exp(x: f32) -> f32 {
         y = y * r + c;
     }
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
-    if x > -87.0 { y * power } else { 0.0 }
+    if x < -87.0 { 0.0 } else { y * power }
 }
 
 #[cfg(test)]
@@ -94,6 +94,7 @@ mod tests {
             assert!((got - want).abs() <= room, "e^{x} is not {got}");
         }
         assert_eq!((exp(0.0), exp(f32::NEG_INFINITY)), (1.0, 0.0));
+        assert!(exp(f32::NAN).is_nan());
     }
 
     #[test]

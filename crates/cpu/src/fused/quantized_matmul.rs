@@ -138,7 +138,7 @@ impl Kernel for Together {
         let (Some(Some(x)), Some(encoding)) = (inputs.first(), self.encoding) else {
             return Err(absent());
         };
-        let (isa, pool) = (isa(), c.pool());
+        let (isa, pool, shape) = (isa(), c.pool(), geometry(x.shape(), 0));
         let mut laid = [const { None }; MOST];
         for (view, laid) in inputs[1..].iter().flatten().zip(&mut laid) {
             let w = weight(encoding, view, None, None)?;
@@ -148,7 +148,6 @@ impl Kernel for Together {
         let all = &laid[..self.rows.len()];
         for_float!(x.dtype(), T => {
             let (x, mut y) = (x.slice::<T>()?, out.slice_mut::<T>()?);
-            let shape = geometry(inputs[0].as_ref().map_or(&[0][..], |x| x.shape()), 0);
             if quant::few_together(isa, pool, shape.m, x, all, y, c.scratch()) {
                 return Ok(());
             }

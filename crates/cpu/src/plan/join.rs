@@ -12,13 +12,18 @@ impl Builder<'_> {
         for n in 0.. {
             let Some(first) = self.steps.get(n) else { return };
             let mut together = Together::default();
-            let others = (n..self.steps.len()).filter(|&other| {
-                let step = &self.steps[other];
-                step.inputs.first() == first.inputs.first()
-                    && self.stands_apart(step)
+            let mut takes = |step: &Step| {
+                self.stands_apart(step)
                     && step.kernel.block().is_some_and(|b| together.take(b, &step.inputs))
-            });
-            let members: Vec<usize> = others.collect();
+            };
+            if !takes(first) {
+                continue;
+            }
+            let mut members = vec![n];
+            members.extend((n + 1..self.steps.len()).filter(|&other| {
+                let step = &self.steps[other];
+                step.inputs.first() == first.inputs.first() && takes(step)
+            }));
             if members.len() > 1 {
                 self.merge(&members, together);
             }

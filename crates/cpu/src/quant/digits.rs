@@ -31,15 +31,19 @@ const TASK_BYTES: usize = 96 << 10;
 /// So far ahead memory is asked for: from 2 to 8 KB all are alike, and 1 KB is late.
 const AHEAD: usize = 4096;
 
-/// Bytes of scratch that [`digits`] needs.
+/// Bytes of scratch that [`few_together`] needs.
 pub(super) fn scratch_bytes(shape: &LinearShape) -> usize {
     let groups = shape.m * (shape.k / GROUP);
     lines(groups * digit_bytes(true).max(digit_bytes(false))) + 2 * lines(groups * 4)
 }
 
-/// `x W^T` of a few dense rows with each of the weights, one after the other in `out`: see
-/// [`super::few_together`].
-pub(super) fn digits<T: Element>(
+/// `x W^T` of a few dense rows with each of some weights of one encoding, one after the other in
+/// `out`. Says `false`, and does nothing, where a weight is not laid out, or `x` holds what digits
+/// cannot say: what is not finite, or next to nothing.
+///
+/// # Panics
+/// If a slice does not fit, or the weights differ in encoding or width.
+pub(crate) fn few_together<T: Element>(
     isa: Isa,
     pool: &Pool,
     m: usize,

@@ -24,7 +24,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use digits::Interleaved;
+pub(crate) use digits::{Interleaved, few_together};
 pub(crate) use few::FEW;
 pub(crate) use integer::{eight_bit, eight_bit_scratch_bytes, takes_eight_bit};
 pub(crate) use rows::dequantize;
@@ -132,22 +132,4 @@ pub(crate) fn matmul<T: Element>(
             gemm::linear_from(isa, pool, shape, x, columns, out, scratch);
         }
     }
-}
-
-/// `x W^T` of at most [`FEW`] rows with each of some weights of one encoding, one after the other in
-/// `out`. Says `false`, and does nothing, where a weight is not laid out, or `x` holds what digits
-/// cannot say.
-///
-/// # Panics
-/// If a slice does not fit, or the weights differ in encoding or width.
-pub(crate) fn few_together<T: Element>(
-    isa: Isa,
-    pool: &Pool,
-    m: usize,
-    x: &[T],
-    weights: &[Option<&Interleaved>],
-    out: &mut [T],
-    scratch: &mut [u8],
-) -> bool {
-    digits::digits(isa, pool, m, x, weights, out, scratch)
 }

@@ -16,7 +16,7 @@ pub(super) use other::{Place, Processors};
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use libc::{CPU_ISSET, CPU_SET, CPU_ZERO, cpu_set_t, pid_t};
+    use libc::{CPU_ISSET, CPU_SET, cpu_set_t, pid_t};
     use std::mem::{size_of, zeroed};
     use std::sync::atomic::{AtomicI32, Ordering};
     use std::sync::{Mutex, PoisonError};
@@ -45,9 +45,8 @@ mod linux {
             // SAFETY: a set of bits, of which one is set; the number is that of a bit of such a set.
             let (may, to) = unsafe {
                 let mut to: cpu_set_t = zeroed();
-                CPU_ZERO(&mut to);
                 CPU_SET(processor, &mut to);
-                (before.is_some() || CPU_ISSET(processor, &now), to)
+                (CPU_ISSET(processor, before.as_ref().unwrap_or(&now)), to)
             };
             if may && bind(thread, &to) {
                 before.get_or_insert(now);

@@ -184,6 +184,8 @@ mod tests {
         assert_eq!(sampler.choose(&mut [f32::NAN, -1.0, f32::NEG_INFINITY], &[]), Some(1));
         assert_eq!(sampler.choose(&mut [f32::NAN, f32::NEG_INFINITY], &[]), None);
         assert_eq!(Sampler::new(warm()).choose(&mut [f32::NEG_INFINITY; 3], &[]), None);
+        // Infinite logits have no probabilities.
+        assert_eq!(Sampler::new(warm()).choose(&mut [1.0, f32::INFINITY, 0.0], &[]), None);
     }
 
     #[test]

@@ -1,17 +1,10 @@
 //! The weights of a checkpoint as tensors of a graph, packed or not.
 
+use crate::nn::stored;
 use frit_graph::{DType, Params, Spec, Tensor};
 use frit_load::Checkpoint;
 use frit_ops::{Encoding, fast::dequantize};
 use std::collections::BTreeMap;
-
-/// The weight of this name as `dtype`, to which the graph widens it if it is stored as something
-/// narrower. Kernels that can read it as it is.
-#[track_caller]
-pub(crate) fn stored(params: &Params, name: &str, shape: &[usize], dtype: DType) -> Tensor {
-    let kept = params.get(name).map(|v| v.dtype()).filter(|&d| dtype.holds(d));
-    Tensor::param(name, Spec::new(kept.unwrap_or(dtype), shape)).cast(dtype)
-}
 
 /// Weights by their Hugging Face names.
 #[derive(Clone, Debug)]

@@ -8,10 +8,7 @@
 //! Weights have the names of Hugging Face. Every block is `x + f(norm(x))`.
 
 use super::config::WhisperConfig;
-use crate::{
-    llama::weights::stored,
-    nn::{Conv1d, layer},
-};
+use crate::nn::{Conv1d, layer, stored};
 use frit_graph::{DType, Params, Spec, Tensor};
 
 /// Epsilon of every norm.

@@ -26,17 +26,29 @@ fn polynomial<S: Simd, const N: usize>(s: S, x: S::F, c: [f32; N]) -> S::F {
     sum
 }
 
-/// Splits `hi + lo` into `n ln 2 + r` with whole `n` and small `r`: returns `e^r - 1` and the f32
-/// that holds `n` in its low bits. `lo` is a small correction of `hi`.
+/// Splits `x` into `n ln 2 + r` with whole `n` and `r` between -ln 2 / 2 and ln 2 / 2: returns `r`
+/// and the f32 that holds `n` in its low bits.
 #[inline(always)]
-fn exp_reduced<S: Simd>(s: S, hi: S::F, lo: S::F) -> (S::F, S::F) {
-    const C: [f32; 5] = [0.499_999_93, 0.166_665_09, 0.041_668_527, 0.008_370_135, 0.001_381_166_3];
-    let sum = s.add(hi, lo);
-    let shifted = s.fma(sum, s.splat(std::f32::consts::LOG2_E), s.splat(ROUNDER));
+fn by_ln2<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
+    let shifted = s.fma(x, s.splat(std::f32::consts::LOG2_E), s.splat(ROUNDER));
     let n = s.sub(shifted, s.splat(ROUNDER));
-    let r = s.fnma(n, s.splat(LN2_LOW), s.fnma(n, s.splat(LN2_HIGH), hi));
-    let r = s.add(r, lo);
-    (s.fma(s.mul(r, r), polynomial(s, r, C), r), shifted)
+    (s.fnma(n, s.splat(LN2_LOW), s.fnma(n, s.splat(LN2_HIGH), x)), shifted)
+}
+
+/// `e^r - 1` for such an `r`.
+#[inline(always)]
+fn exp_less_one<S: Simd>(s: S, r: S::F) -> S::F {
+    const C: [f32; 5] = [0.499_999_93, 0.166_665_09, 0.041_668_527, 0.008_370_135, 0.001_381_166_3];
+    s.fma(s.mul(r, r), polynomial(s, r, C), r)
+}
+
+/// `2^n (1 + less_one)`, where `shifted` holds `n`, from -127 (where the power is zero) to 128
+/// (where it is infinite), in its low bits.
+#[inline(always)]
+fn scaled<S: Simd>(s: S, less_one: S::F, shifted: S::F) -> S::F {
+    let power = s.add_i(s.shl_i::<23>(s.bits(shifted)), s.splat_i(0x3f80_0000));
+    let power = s.from_bits(power);
+    s.fma(less_one, power, power)
 }
 
 /// `e^x`. 1 ulp.
@@ -44,7 +56,8 @@ fn exp_reduced<S: Simd>(s: S, hi: S::F, lo: S::F) -> (S::F, S::F) {
 pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     // Past these e^x is infinite or rounds to zero. The constant first lets NaN pass.
     let x = s.max(s.splat(-104.0), s.min(s.splat(89.0), x));
-    let (less_one, shifted) = exp_reduced(s, x, s.zero());
+    let (r, shifted) = by_ln2(s, x);
+    let less_one = exp_less_one(s, r);
     // 2^n in two factors: n runs from -150 to 128, and one factor reaches from -126 to 127.
     let n = s.sub_i(s.bits(shifted), s.splat_i(ROUNDER.to_bits() as i32));
     let half = s.sar_i::<1>(n);
@@ -54,21 +67,14 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     s.mul(s.fma(less_one, a, a), b)
 }
 
-/// `e^x` for `x` up to 88, zero below -87 (where the result is under 1.6e-38): what a softmax, a
-/// sigmoid and their like need. 1 ulp.
+/// `e^x`, infinite from 88.4 up and zero below -87.7 (where the result is under 1e-38): what a
+/// softmax, a sigmoid and their like need. 1 ulp.
 #[inline(always)]
 pub(crate) fn exp_fast<S: Simd>(s: S, x: S::F) -> S::F {
-    exp_fast_sum(s, x, s.zero())
-}
-
-/// [`exp_fast`] of `hi + lo`, where `lo` is what rounding took from `hi`.
-#[inline(always)]
-fn exp_fast_sum<S: Simd>(s: S, hi: S::F, lo: S::F) -> S::F {
-    let least = s.splat(-87.0);
-    let (less_one, shifted) = exp_reduced(s, s.max(least, hi), lo);
-    let scale = s.add_i(s.shl_i::<23>(s.bits(shifted)), s.splat_i(0x3f80_0000));
-    let scale = s.from_bits(scale);
-    s.select(s.lt(hi, least), s.zero(), s.fma(less_one, scale, scale))
+    // The constants first let NaN pass.
+    let x = s.max(s.splat(-88.0), s.min(s.splat(89.0), x));
+    let (r, shifted) = by_ln2(s, x);
+    scaled(s, exp_less_one(s, r), shifted)
 }
 
 /// Natural logarithm: -inf at zero, NaN below. 0.9 ulp.
@@ -119,24 +125,22 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
     s.copysign(s.select(s.lt(size, s.splat(0.625)), small, large), x)
 }
 
-/// `1 / (1 + e^-x)`, zero below -87. 2.2 ulp.
+/// `1 / (1 + e^-x)`, zero below -88.4. 2.2 ulp.
 #[inline(always)]
 pub(crate) fn sigmoid<S: Simd>(s: S, x: S::F) -> S::F {
     times_sigmoid(s, s.splat(1.0), x)
 }
 
-/// `x sigmoid(x)`, also called swish; zero below -87. 3 ulp.
+/// `x sigmoid(x)`, also called swish; zero below -88.4. 3 ulp.
 #[inline(always)]
 pub(crate) fn silu<S: Simd>(s: S, x: S::F) -> S::F {
     times_sigmoid(s, x, x)
 }
 
-/// `a / (1 + e^-x)`, by way of `e^-|x|`, which does not overflow.
+/// `a / (1 + e^-x)`
 #[inline(always)]
 fn times_sigmoid<S: Simd>(s: S, a: S::F, x: S::F) -> S::F {
-    let e = exp_fast(s, s.neg(s.abs(x)));
-    let top = s.select(s.lt(x, s.zero()), s.mul(a, e), a);
-    s.div(top, s.add(s.splat(1.0), e))
+    s.div(a, s.add(s.splat(1.0), exp_fast(s, s.neg(x))))
 }
 
 /// The sigmoid form of GELU, `x sigmoid(1.702 x)`.
@@ -175,14 +179,15 @@ fn erfc_scaled<S: Simd>(s: S, t: S::F) -> S::F {
     s.mul(w, polynomial(s, u, C))
 }
 
-/// `e^(-a^2)` for `a` from 0 up: the square is taken in two parts, because an error in the
+/// `e^(-a^2)` for `a` from 0 to 4: the square is taken in two parts, because an error in the
 /// exponent is a relative error of the result as many times larger as the exponent is.
 #[inline(always)]
 fn exp_minus_square<S: Simd>(s: S, a: S::F) -> S::F {
     let top = s.from_bits(s.and_i(s.bits(a), s.splat_i(!0xfff)));
     let hi = s.neg(s.mul(top, top));
     let lo = s.mul(s.sub(top, a), s.add(a, top));
-    exp_fast_sum(s, hi, lo)
+    let (r, shifted) = by_ln2(s, hi);
+    scaled(s, exp_less_one(s, s.add(r, lo)), shifted)
 }
 
 /// The error function. 1.4 ulp.

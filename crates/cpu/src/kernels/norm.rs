@@ -87,6 +87,7 @@ impl<T: Element, W: Element, const CENTRED: bool> Rows<'_, T, W, CENTRED> {
             // are as long as a row.
             unsafe {
                 let (x, out) = self.io.at(row * width);
+                let next = x.wrapping_add(if row + 1 < self.rows.end { width } else { 0 });
                 if CENTRED {
                     let [total] = sum(s, width, Plainly(x));
                     let mean = (total / count) as f32;
@@ -95,6 +96,7 @@ impl<T: Element, W: Element, const CENTRED: bool> Rows<'_, T, W, CENTRED> {
                     let scale = 1.0 / (squares / count - off * off + eps).sqrt();
                     let body = Normal {
                         x,
+                        next,
                         mean: s.splat(mean),
                         scale: s.splat(scale as f32),
                         shift: s.splat((-off * scale) as f32),
@@ -104,7 +106,7 @@ impl<T: Element, W: Element, const CENTRED: bool> Rows<'_, T, W, CENTRED> {
                 } else {
                     let [squares] = sum(s, width, Squares(x));
                     let scale = 1.0 / (squares / count + eps).sqrt();
-                    let body = Scaled { x, scale: s.splat(scale as f32), affine };
+                    let body = Scaled { x, next, scale: s.splat(scale as f32), affine };
                     sweep(s, out, width, stream, body);
                 }
             }
@@ -208,6 +210,8 @@ impl<S: Simd, W: Element> Affine<S> for ScaleShift<W> {
 #[derive(Clone, Copy)]
 struct Scaled<T, F, A> {
     x: *const T,
+    /// The next row, which is asked for meanwhile.
+    next: *const T,
     scale: F,
     affine: A,
 }
@@ -217,6 +221,7 @@ impl<S: Simd, T: Element, A: Affine<S>> Body<S> for Scaled<T, S::F, A> {
     unsafe fn lanes(self, s: S, at: usize, n: usize) -> S::F {
         // SAFETY: the caller's contract.
         unsafe {
+            s.prefetch(self.next.wrapping_add(at));
             let y = s.mul(load(s, self.x.add(at), n), self.scale);
             self.affine.apply(s, y, at, n)
         }
@@ -227,6 +232,8 @@ impl<S: Simd, T: Element, A: Affine<S>> Body<S> for Scaled<T, S::F, A> {
 #[derive(Clone, Copy)]
 struct Normal<T, F, A> {
     x: *const T,
+    /// The next row, which is asked for meanwhile.
+    next: *const T,
     mean: F,
     scale: F,
     shift: F,
@@ -238,6 +245,7 @@ impl<S: Simd, T: Element, A: Affine<S>> Body<S> for Normal<T, S::F, A> {
     unsafe fn lanes(self, s: S, at: usize, n: usize) -> S::F {
         // SAFETY: the caller's contract.
         unsafe {
+            s.prefetch(self.next.wrapping_add(at));
             let d = s.sub(load(s, self.x.add(at), n), self.mean);
             self.affine.apply(s, s.fma(d, self.scale, self.shift), at, n)
         }

@@ -35,18 +35,19 @@ impl<T: Element> WithSimd for Rows<'_, T> {
     fn run<S: Simd>(self, s: S) {
         let width = self.width;
         let mut short = [const { MaybeUninit::<f32>::uninit() }; SHORT];
-        for row in self.rows {
+        for row in self.rows.clone() {
             // SAFETY: `rows` are rows of both slices, and no other task writes there. The
             // exponentials have room where they wait.
             unsafe {
                 let (x, out) = self.io.at(row * width);
+                let next = x.wrapping_add(if row + 1 < self.rows.end { width } else { 0 });
                 let top = s.splat(row_max(s, x, width));
                 let wait: *mut f32 = match T::IS_F32 {
                     true => out.cast(),
                     false => short.as_mut_ptr().cast(),
                 };
                 let keep = T::IS_F32 || width <= SHORT;
-                let [total] = sum(s, width, Exponentials { x, wait, keep, top });
+                let [total] = sum(s, width, Exponentials { x, next, wait, keep, top });
                 let scale = s.splat((1.0 / total) as f32);
                 if keep {
                     sweep(s, out, width, false, Scaled { x: wait.cast_const(), scale });
@@ -93,6 +94,8 @@ unsafe fn row_max<S: Simd, T: Element>(s: S, x: *const T, len: usize) -> f32 {
 #[derive(Clone, Copy)]
 struct Exponentials<T, F> {
     x: *const T,
+    /// The next row, which is asked for meanwhile.
+    next: *const T,
     wait: *mut f32,
     keep: bool,
     top: F,
@@ -103,6 +106,7 @@ impl<S: Simd, T: Element> Terms<S, 1> for Exponentials<T, S::F> {
     unsafe fn add(self, s: S, [total]: [S::F; 1], at: usize, n: usize) -> [S::F; 1] {
         // SAFETY: the caller's contract, and that of the kernel for `wait`.
         unsafe {
+            s.prefetch(self.next.wrapping_add(at));
             let mut e = math::exp_fast(s, s.sub(load(s, self.x.add(at), n), self.top));
             if n < S::LANES {
                 e = only_first(s, e, n);

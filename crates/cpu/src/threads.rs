@@ -67,6 +67,38 @@ struct Worker {
     asleep: AtomicBool,
 }
 
+/// A range of items: the owner takes from its front, others from its back.
+#[derive(Default)]
+struct Run(AtomicU64);
+
+impl Run {
+    fn set(&self, range: Range<usize>) {
+        self.0.store((range.start as u64) << 32 | range.end as u64, Ordering::Relaxed);
+    }
+
+    /// Up to `n` items.
+    fn take(&self, n: usize, front: bool) -> Option<Range<usize>> {
+        let mut now = self.0.load(Ordering::Relaxed);
+        loop {
+            let (start, end) = ((now >> 32) as usize, now as u32 as usize);
+            if start >= end {
+                return None;
+            }
+            let n = n.min(end - start);
+            let (taken, start, end) = match front {
+                true => (start..start + n, start + n, end),
+                false => (end - n..end, start, end - n),
+            };
+            let next = (start as u64) << 32 | end as u64;
+            let (set, seen) = (Ordering::Relaxed, Ordering::Relaxed);
+            match self.0.compare_exchange_weak(now, next, set, seen) {
+                Ok(_) => return Some(taken),
+                Err(other) => now = other,
+            }
+        }
+    }
+}
+
 struct Shared {
     processors: Processors,
     workers: Vec<Worker>,
@@ -74,6 +106,8 @@ struct Shared {
     next: Line<AtomicUsize>,
     /// Held by the caller whose job is in the cell.
     busy: Line<AtomicBool>,
+    /// What is left of the run of each thread, for [`Pool::run_runs`].
+    runs: Vec<Line<Run>>,
     job: UnsafeCell<Option<Job>>,
     stop: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -138,6 +172,7 @@ impl Pool {
             state: Line(AtomicU64::new(0)),
             next: Line(AtomicUsize::new(0)),
             busy: Line(AtomicBool::new(false)),
+            runs: (0..threads).map(|_| Line(Run::default())).collect(),
             job: UnsafeCell::new(None),
             stop: AtomicBool::new(false),
             panic: Mutex::new(None),
@@ -195,20 +230,44 @@ impl Pool {
     /// If a task panics: tasks not yet begun are dropped, and the first panic goes on here.
     pub fn run(&self, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.0.shared;
-        let alone = tasks < 2 || self.0.workers.is_empty() || IN_TASK.get();
-        if alone || shared.busy.0.swap(true, Ordering::Acquire) {
-            (0..tasks).for_each(f);
-            return;
+        if tasks < 2 || !self.reserve() {
+            return (0..tasks).for_each(f);
         }
-        // From here to the close nothing may unwind: workers hold the borrow of `f`.
-        shared.open(f, tasks);
-        let panicked = shared.claim(f, tasks).err();
-        shared.close();
-        let theirs = lock(&shared.panic).take();
-        shared.busy.0.store(false, Ordering::Release);
-        if let Some(payload) = panicked.or(theirs) {
-            resume_unwind(payload);
+        shared.share(tasks, f);
+    }
+
+    /// Whether this thread may share out work now; if so it must.
+    fn reserve(&self) -> bool {
+        let alone = self.0.workers.is_empty() || IN_TASK.get();
+        !alone && !self.0.shared.busy.0.swap(true, Ordering::Acquire)
+    }
+
+    /// Cuts `0..items` into one run a thread and calls `f` with ranges of `grain` items: a thread
+    /// goes through its own run in order, and then takes from the ends of the others'. Memory that
+    /// is read in long runs, and by the same thread each time, is read fastest; and no thread waits
+    /// for another longer than for a few grains. `f` must treat every item by itself, as for
+    /// [`Pool::run_chunks`].
+    ///
+    /// # Panics
+    /// If a call of `f` panics.
+    pub(crate) fn run_runs(&self, items: usize, grain: usize, f: &(dyn Fn(Range<usize>) + Sync)) {
+        let grain = grain.max(1);
+        let runs = self.threads().min(items.div_ceil(grain));
+        if runs < 2 || items > u32::MAX as usize || !self.reserve() {
+            return f(0..items);
         }
+        let all = &self.0.shared.runs[..runs];
+        for (i, run) in all.iter().enumerate() {
+            run.0.set(i * items / runs..(i + 1) * items / runs);
+        }
+        self.0.shared.share(runs, &|i| {
+            for j in 0..runs {
+                let run = &all[(i + j) % runs].0;
+                while let Some(range) = run.take(grain, j == 0) {
+                    f(range);
+                }
+            }
+        });
     }
 
     /// Splits `0..items` into ranges of at least `min_chunk` items (the last may be shorter) and
@@ -255,6 +314,19 @@ impl Drop for Owner {
 }
 
 impl Shared {
+    /// Runs a job with all workers. The caller holds `busy`, which ends here.
+    fn share(&self, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
+        // From here to the close nothing may unwind: workers hold the borrow of `f`.
+        self.open(f, tasks);
+        let panicked = self.claim(f, tasks).err();
+        self.close();
+        let theirs = lock(&self.panic).take();
+        self.busy.0.store(false, Ordering::Release);
+        if let Some(payload) = panicked.or(theirs) {
+            resume_unwind(payload);
+        }
+    }
+
     /// Publishes a job. The caller holds `busy`.
     fn open(&self, f: &(dyn Fn(usize) + Sync), tasks: usize) {
         // SAFETY: only the lifetime is forgotten. Workers use the pointer between join and leave

@@ -6,7 +6,7 @@
 use super::finish::Finish;
 use super::pack::{Rows, Strided};
 use super::product::{Extents, Sink};
-use super::tile::{NC, Sums};
+use super::tile::{NC, Sums, Target};
 use super::{on, share, take};
 use crate::Pool;
 use crate::simd::{Element, Simd, WithSimd};
@@ -63,11 +63,8 @@ pub(super) unsafe fn few<'a, A: Element, W: Element, T: Element>(
             let (m, k, b_column) = (e.m, e.k, b.column);
             on(e.isa, Dots { a, a_row, b: at, b_column, k, rows: m, columns: n, sums });
         } else {
-            let b_row = b.step;
-            on(
-                e.isa,
-                Sums { a, a_row, b: at, b_row: Some(b_row), k: e.k, rows: e.m, columns: n, sums },
-            );
+            let (b_row, to) = (Some(b.step), Target::NONE);
+            on(e.isa, Sums { a, a_row, b: at, b_row, k: e.k, rows: e.m, columns: n, sums, to });
         }
         let Sink { c, row, column, bias, activation } = sink(outer, inner);
         let c = c.offset(first as isize * column);

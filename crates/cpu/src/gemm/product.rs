@@ -7,7 +7,7 @@ use frit_ops::Activation;
 
 use super::finish::{Bias, Finish};
 use super::pack::{Columns, Rows, pack_panels};
-use super::tile::{MC, NC, Sums, panel_width};
+use super::tile::{MC, NC, Sums, Target, panel_width};
 use super::{Raw, Rooms, lines, on, share, take};
 use crate::Pool;
 use crate::simd::{Element, Isa};
@@ -81,6 +81,12 @@ impl<W: Element> Ready<W> {
         let (row, column) = (index % tall * self.cut.rows, index / tall * self.cut.columns);
         let rows = self.cut.rows.min(self.m - row);
         let columns = self.cut.columns.min(self.n - column);
+        let c = sink.c.offset(row as isize * sink.row + column as isize * sink.column);
+        let size = size_of::<T>();
+        let to = match sink.column {
+            1 => Target { first: c.cast(), row: sink.row * size as isize, column: size },
+            _ => Target::NONE,
+        };
         let mut sums = [const { std::mem::MaybeUninit::<f32>::uninit() }; MC * NC];
         let sums = sums.as_mut_ptr().cast::<f32>();
         let work = Sums {
@@ -93,6 +99,7 @@ impl<W: Element> Ready<W> {
             rows,
             columns,
             sums,
+            to,
         };
         on(self.isa, work);
         let finish = Finish {
@@ -101,7 +108,7 @@ impl<W: Element> Ready<W> {
             columns,
             bias: sink.bias.of(row, rows, column, columns),
             activation: sink.activation,
-            c: sink.c.offset(row as isize * sink.row + column as isize * sink.column),
+            c,
             c_row: sink.row,
             c_column: sink.column,
         };

@@ -298,7 +298,7 @@ impl<T: Element> WithSimd for Worker<'_, T> {
                 return;
             }
             // Later rows see more keys where attention is causal: the long tasks go first.
-            let task = Task::new(job, job.plan.tasks - 1 - i);
+            let Some(task) = Task::new(job, job.plan.tasks - 1 - i) else { continue };
             match job.plan.dots {
                 true => dots::run(s, job, &task, room),
                 false => panel::run(s, job, &task, room),

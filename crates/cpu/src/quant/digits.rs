@@ -19,17 +19,13 @@ mod split;
 
 use crate::Pool;
 use crate::gemm::{LinearShape, Raw, lines, on, take};
-use crate::simd::{Element, Isa, Simd, WithSimd};
+use crate::simd::{AHEAD, Element, Isa, NibbleRow, Simd, WithSimd};
 pub(crate) use lay::Interleaved;
 use lay::{GROUP, ROWS, group_bytes};
 use split::{Split, digit_bytes};
 
-/// Packed bytes that a task reads, at most: in shorter runs memory is slower, and the threads wait
-/// for each other's claims (tokens/s of SmolLM2 on two threads: 131 with 8 KB, 172 with 32, 178
-/// with 96, 172 with 400; Zen 3, 2026-11).
-const TASK_BYTES: usize = 96 << 10;
-/// So far ahead memory is asked for: from 2 to 8 KB all are alike, and 1 KB is late.
-const AHEAD: usize = 4096;
+/// Packed bytes that a thread takes of its run at a time.
+const GRAIN_BYTES: usize = 16 << 10;
 
 /// Bytes of scratch that [`few_together`] needs.
 pub(super) fn scratch_bytes(shape: &LinearShape) -> usize {
@@ -83,14 +79,9 @@ pub(crate) fn few_together<T: Element>(
     }
     let block = first.groups * first.group_bytes();
     let blocks: usize = weights.iter().flatten().map(|w| w.rows.div_ceil(ROWS)).sum();
-    // As many tasks for each thread, all of about the same size.
-    let threads = pool.threads();
-    let tasks = threads * (blocks * block).div_ceil(threads * TASK_BYTES);
-    let chunk = blocks.div_ceil(tasks).max(1);
     let y = Raw(out.as_mut_ptr());
-    pool.run(blocks.div_ceil(chunk), &|task| {
-        let (mut b, mut y) = (task * chunk, y.add(0));
-        let mut left = chunk.min(blocks - b);
+    pool.run_runs(blocks, GRAIN_BYTES.div_ceil(block), &|range| {
+        let (mut b, mut y, mut left) = (range.start, y.add(0), range.len());
         for weight in weights.iter().flatten() {
             // The part of the task that is in this weight.
             let all = weight.rows.div_ceil(ROWS);
@@ -174,7 +165,18 @@ impl<T: Element, const WIDE: bool, const OFFSETS: bool> Dots<T, WIDE, OFFSETS> {
         let vectors = const { ROWS / S::LANES };
         let size = group_bytes(WIDE, OFFSETS);
         let mut acc = [[s.zero(); 4]; M];
-        for g in 0..groups {
+        let one = (M == 1 && !WIDE && OFFSETS && groups > 0).then(|| NibbleRow {
+            weight,
+            groups,
+            x: x.wrapping_add(row * groups * digit_bytes(false)),
+            scales: scales.wrapping_add(row * groups),
+            sums: sums.wrapping_add(row * groups),
+        });
+        // SAFETY: these are groups and a row of the caller's.
+        let one = unsafe { one.and_then(|one| s.nibble_row(&one)) };
+        acc[0] = one.unwrap_or(acc[0]);
+        let left = if one.is_some() { 0 } else { groups };
+        for g in 0..left {
             // SAFETY: the group exists in the weight and in every row.
             unsafe {
                 let group = weight.add(g * size);
@@ -208,6 +210,13 @@ impl<T: Element, const WIDE: bool, const OFFSETS: bool> Dots<T, WIDE, OFFSETS> {
             }
         }
         for (i, acc) in acc.iter().enumerate() {
+            if rows == ROWS {
+                for (v, &acc) in acc.iter().enumerate().take(vectors) {
+                    // SAFETY: sixteen columns of the output, which are this task's alone.
+                    unsafe { T::store(s, to.add((row + i) * pitch + v * S::LANES), acc) };
+                }
+                continue;
+            }
             let mut lanes = [0f32; ROWS];
             for (v, &acc) in acc.iter().enumerate().take(vectors) {
                 // SAFETY: `vectors` of them fill the lanes.

@@ -182,6 +182,32 @@ fn products_by_digits_lose_no_more_than_sums_in_f32_and_leave_the_rest_to_f32() 
 }
 
 #[test]
+fn a_row_has_the_same_bits_alone_as_among_others() {
+    let pool = Pool::new(2);
+    for encoding in [Encoding::Q4_0, Encoding::Q4_1, Encoding::Q8_0] {
+        for (n, k) in [(16, 32), (29, 64), (48, 576)] {
+            let packed = Packed::new(encoding, n, k);
+            let weight = packed.weight();
+            let laid = Interleaved::new(&pool, &weight);
+            for &isa in available() {
+                let x = activations(2 * k);
+                let run = |m: usize, x: &[f32]| {
+                    let shape = LinearShape { m, n, k, x_row: k };
+                    let bytes = matmul_scratch_bytes::<f32>(isa, &shape, encoding, true);
+                    let (mut words, mut y) = (scratch(bytes), vec![f32::NAN; m * n]);
+                    let (room, laid) = (aligned(&mut words, bytes), Some(&laid));
+                    matmul(isa, &pool, &shape, x, &weight, laid, true, &mut y, room);
+                    y.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                };
+                let (one, other) = x.split_at(k);
+                let alone = [run(1, one), run(1, other)].concat();
+                assert_eq!(alone, run(2, &x), "{encoding}, {n} of {k}, on {isa}");
+            }
+        }
+    }
+}
+
+#[test]
 fn products_of_every_number_of_rows_are_those_of_float64() {
     let (n, k) = (45, 512);
     for &encoding in ALL {

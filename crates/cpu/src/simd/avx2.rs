@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Isa, Simd, WithSimd};
+use super::{Isa, NibbleRow, Simd, WithSimd, nibbles};
 
 /// Exists only on a processor with AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -264,6 +264,12 @@ impl Simd for Avx2 {
         [a, b, self.zero(), self.zero()]
     }
     #[inline(always)]
+    unsafe fn nibble_row(self, row: &NibbleRow) -> Option<[__m256; 4]> {
+        // SAFETY: the caller's contract.
+        let [a, b] = unsafe { nibbles::nibble_row(row) };
+        Some([a, b, self.zero(), self.zero()])
+    }
+    #[inline(always)]
     unsafe fn byte_digits(self, q: *const i8, x: *const i16) -> [__m256; 4] {
         // SAFETY: the caller gives 512 and 128 readable bytes.
         let [a, b] = unsafe { byte_digits(q, x) };
@@ -347,6 +353,22 @@ impl Simd for Avx2 {
             let four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        })
+    }
+    #[inline(always)]
+    fn reduce_sums(self, [a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+        lanes!({
+            // a, then b, in four lanes each; likewise c, then d.
+            let low = _mm256_permute2f128_ps::<0x20>(a, b);
+            let ab = _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(a, b));
+            let low = _mm256_permute2f128_ps::<0x20>(c, d);
+            let cd = _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(c, d));
+            let low = _mm256_shuffle_ps::<0x44>(ab, cd);
+            // Two lanes of a, two of c; then of b and d.
+            let two = _mm256_add_ps(low, _mm256_shuffle_ps::<0xee>(ab, cd));
+            let one = _mm256_hadd_ps(two, two);
+            let (ac, bd) = (_mm256_castps256_ps128(one), _mm256_extractf128_ps::<1>(one));
+            std::mem::transmute::<__m128, [f32; 4]>(_mm_unpacklo_ps(ac, bd))
         })
     }
     #[inline(always)]

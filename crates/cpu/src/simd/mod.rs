@@ -26,6 +26,8 @@ mod portable;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod nibbles;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -39,6 +41,22 @@ pub(crate) use element::Element;
 
 /// The widest vector of any instruction set, in f32 lanes: a size for small buffers.
 pub(crate) const MAX_LANES: usize = 16;
+
+/// So many bytes ahead products of few rows ask for packed weights: from 2 to 8 KB all are alike,
+/// and 1 KB is late.
+pub(crate) const AHEAD: usize = 4096;
+
+/// Operands of [`Simd::nibble_row`].
+pub(crate) struct NibbleRow {
+    /// For each group sixteen scales, sixteen offsets (f16), and 256 bytes of nibbles.
+    pub(crate) weight: *const u8,
+    /// One at least.
+    pub(crate) groups: usize,
+    /// For each group 96 bytes of digits, a scale, and the sum of its numbers.
+    pub(crate) x: *const u8,
+    pub(crate) scales: *const f32,
+    pub(crate) sums: *const f32,
+}
 
 /// Lane operations of one instruction set. The token proves that the processor has it.
 ///
@@ -172,6 +190,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// columns, and each row, four bytes: the first four columns in the low nibbles, the others in
     /// the high ones. `x` holds the 32 first digits, then the second and the third.
     unsafe fn nibble_digits(self, q: *const u8, x: *const i8) -> [Self::F; 4];
+    /// All groups of sixteen rows of nibbles with scales and offsets, times one row: what comes of
+    /// [`Simd::nibble_digits`] group by group, to the very same bits, if this instruction set has
+    /// a faster way.
+    #[inline(always)]
+    unsafe fn nibble_row(self, row: &NibbleRow) -> Option<[Self::F; 4]> {
+        let _ = row;
+        None
+    }
     /// Sixteen rows of 32 bytes times 32 numbers of two digits of base 4096, as above. `q` holds for
     /// each two columns, and each row, a byte each.
     unsafe fn byte_digits(self, q: *const i8, x: *const i16) -> [Self::F; 4];
@@ -207,6 +233,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn twice_low(self, a: Self::F) -> Self::F;
     /// The sum of the lanes: lane `i` plus lane `i + LANES / 2`, and so on with the halves.
     fn reduce_sum(self, a: Self::F) -> f32;
+    /// Four such sums, to the very same bits.
+    #[inline(always)]
+    fn reduce_sums(self, a: [Self::F; 4]) -> [f32; 4] {
+        [self.reduce_sum(a[0]), self.reduce_sum(a[1]), self.reduce_sum(a[2]), self.reduce_sum(a[3])]
+    }
     /// The largest lane; unspecified if one is NaN.
     fn reduce_max(self, a: Self::F) -> f32;
 

@@ -318,6 +318,9 @@ impl WithSimd for Integers {
         // Sums of these are exact in any order.
         let last = S::LANES as f32 - 1.0;
         assert_eq!(s.reduce_sum(x), floats[..S::LANES].iter().sum::<f32>());
+        let rough = s.mul(x, s.splat(0.1));
+        let four = [rough, s.neg(x), s.div(s.splat(1.0), x), s.mul(rough, rough)];
+        assert_eq!(s.reduce_sums(four), four.map(|x| s.reduce_sum(x)));
         assert_eq!(s.reduce_max(x), last * last - 0.5);
         assert_eq!(s.reduce_max(s.neg(x)), 0.5);
     }

@@ -165,6 +165,46 @@ fn chunks_cover_every_item_once_and_respect_the_least_size() {
 }
 
 #[test]
+fn runs_cover_every_item_once_in_ranges_of_the_grain() {
+    for threads in [1, 2, 3, 8] {
+        let pool = Pool::new(threads);
+        for (items, grain) in [(0, 1), (1, 1), (2, 1), (7, 3), (36, 2), (1000, 1), (1000, 300)] {
+            for _ in 0..20 {
+                let seen = counters(items);
+                pool.run_runs(items, grain, &|range| {
+                    assert!(threads == 1 || range.len() <= grain, "{range:?} by {grain}");
+                    for i in range {
+                        seen[i].fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                assert_eq!(values(&seen), vec![1; items], "{threads} threads, grain {grain}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_thread_that_is_done_takes_from_the_end_of_the_others_run() {
+    let pool = Pool::new(2);
+    let (who, started) = (Mutex::new(vec![None; 100]), Barrier::new(2));
+    pool.run_runs(100, 1, &|range| {
+        let me = std::thread::current().id();
+        lock(&who)[range.start] = Some(me);
+        // Both begin; then the thread of the first run waits until all else is done.
+        if range.start == 0 || range.start == 50 {
+            started.wait();
+        }
+        if range.start == 0 {
+            while lock(&who).iter().flatten().count() < 100 {
+                std::thread::yield_now();
+            }
+        }
+    });
+    let who = lock(&who).clone();
+    assert!(who[1..].iter().all(|w| *w != who[0] && w.is_some()), "{who:?}");
+}
+
+#[test]
 fn the_global_pool_keeps_its_size() {
     let threads = Pool::global().threads();
     assert!(threads >= 1);

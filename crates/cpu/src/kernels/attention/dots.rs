@@ -194,9 +194,14 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
                 }
             }
             let p = self.b.p.as_mut_ptr();
-            for (i, acc) in acc.iter().enumerate() {
-                for (r, acc) in acc.iter().enumerate() {
-                    *p.add(r * tile + j + i) = s.reduce_sum(*acc);
+            let all = acc.as_flattened();
+            for at in (0..M * R).step_by(4) {
+                let few = 4.min(M * R - at);
+                let mut four = [s.zero(); 4];
+                four[..few].copy_from_slice(&all[at..at + few]);
+                for (i, sum) in s.reduce_sums(four).into_iter().enumerate().take(few) {
+                    let (key, row) = ((at + i) / R, (at + i) % R);
+                    *p.add(row * tile + j + key) = sum;
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::plan::TASKS;
 use super::row::inverse;
 use super::{Job, Sizes};
+use crate::kernels::load;
 use crate::simd::{Element, Isa, Simd, WithSimd, dispatch_on};
 use crate::threads::Pool;
 
@@ -47,13 +48,14 @@ impl<T: Element> WithSimd for Merge<'_, T> {
             let to = job.out_row(batch, head, row / plan.group);
             // SAFETY: every part has been written whole; this row of the result is no other's.
             unsafe {
+                let splits = plan.parts(job.attention, batch, row / plan.chunk).count();
                 let state = |split: usize| {
                     let state = job.part(above, split).add(plan.rows * value + row);
                     (*state, *state.add(plan.rows))
                 };
-                let top = (0..plan.splits).fold(f32::NEG_INFINITY, |top, i| top.max(state(i).0));
+                let top = (0..splits).fold(f32::NEG_INFINITY, |top, i| top.max(state(i).0));
                 let (mut weights, mut sum) = ([0.0; TASKS], 0.0);
-                for (split, weight) in weights[..plan.splits].iter_mut().enumerate() {
+                for (split, weight) in weights[..splits].iter_mut().enumerate() {
                     let (own, part) = state(split);
                     *weight = if own > f32::NEG_INFINITY { (own - top).exp() } else { 0.0 };
                     sum += *weight * part;
@@ -62,12 +64,14 @@ impl<T: Element> WithSimd for Merge<'_, T> {
                 for c in (0..value).step_by(S::LANES) {
                     let n = S::LANES.min(value - c);
                     let mut all = s.zero();
-                    for (split, weight) in weights[..plan.splits].iter().enumerate() {
+                    for (split, weight) in weights[..splits].iter().enumerate() {
                         let part = job.part(above, split).add(row * value + c);
-                        let factor = s.splat(weight * inverse);
-                        all = s.fma(factor, s.load_partial(part, n), all);
+                        all = s.fma(s.splat(weight * inverse), load(s, part, n), all);
                     }
-                    T::store_partial(s, to.add(c), n, all);
+                    match n == S::LANES {
+                        true => T::store(s, to.add(c), all),
+                        false => T::store_partial(s, to.add(c), n, all),
+                    }
                 }
             }
         }

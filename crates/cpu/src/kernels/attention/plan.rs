@@ -15,8 +15,10 @@ const MOST_ROWS: usize = 192;
 const PANEL: usize = 2 * MAX_LANES;
 /// As many tasks as should exist, where there is work for them; no more parts of a row than that.
 pub(super) const TASKS: usize = 32;
-/// A part of the keys of a row is at least so long.
+/// The keys of a row are cut into parts where there is room for so many keys in each,
 const LEAST_KEYS: usize = 256;
+/// and a part has at least so many: how many keys exist is known later.
+const LEAST_PART: usize = 128;
 /// Multiply-adds that take about 10 microseconds: less is not worth another thread.
 const MIN_WORK: usize = 1 << 19;
 /// The same by dot products, which wait for memory.
@@ -33,7 +35,7 @@ pub(super) struct Plan {
     /// Rows of a task, and how many times that goes.
     pub(super) chunk: usize,
     pub(super) chunks: usize,
-    /// Parts that the keys of a row are cut into.
+    /// Parts that the keys of a row are cut into, at most.
     pub(super) splits: usize,
     pub(super) key_tile: usize,
     pub(super) tasks: usize,
@@ -129,6 +131,31 @@ impl Plan {
         Plan { sizes, group, rows, dots, chunk, chunks, splits, key_tile, tasks, room }
     }
 
+    /// The rows of a chunk.
+    fn chunk_rows(&self, chunk: usize) -> Range<usize> {
+        chunk * self.chunk..((chunk + 1) * self.chunk).min(self.rows)
+    }
+
+    /// The parts of the keys that the rows of a chunk see: one at least, and at most `splits`. They
+    /// depend on nothing but sizes and lengths.
+    pub(super) fn parts<T: crate::simd::Element>(
+        &self,
+        a: &Attention<'_, T>,
+        batch: usize,
+        chunk: usize,
+    ) -> impl Iterator<Item = Range<usize>> {
+        let rows = self.chunk_rows(chunk);
+        let all = Reach::new(a, batch);
+        let all = all.some(rows.start / self.group, (rows.end - 1) / self.group);
+        let part = all.len().div_ceil(self.splits).max(LEAST_PART);
+        let part = part.next_multiple_of(MAX_LANES);
+        let count = all.len().div_ceil(part).max(1);
+        (0..count).map(move |i| {
+            let start = all.start + i * part;
+            start..(start + part).min(all.end)
+        })
+    }
+
     /// The query and the head (counted within the group) of each of these rows.
     pub(super) fn places(&self, rows: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
         let (group, mut query, mut head) =
@@ -202,18 +229,15 @@ pub(super) struct Task {
 }
 
 impl Task {
-    pub(super) fn new<T: crate::simd::Element>(job: &Job<'_, T>, index: usize) -> Task {
+    /// `None` where the keys do not make so many parts.
+    pub(super) fn new<T: crate::simd::Element>(job: &Job<'_, T>, index: usize) -> Option<Task> {
         let plan = job.plan;
         let (index, split) = (index / plan.splits, index % plan.splits);
         let (index, chunk) = (index / plan.chunks, index % plan.chunks);
         let (batch, key_head) = (index / plan.sizes.key_heads, index % plan.sizes.key_heads);
-        let rows = chunk * plan.chunk..((chunk + 1) * plan.chunk).min(plan.rows);
-        let reach = Reach::new(job.attention, batch);
-        let all = reach.some(rows.start / plan.group, (rows.end - 1) / plan.group);
-        let part = all.len().div_ceil(plan.splits).next_multiple_of(MAX_LANES);
-        let start = (all.start + split * part).min(all.end);
-        let keys = start..(start + part).min(all.end);
-        Task { batch, key_head, rows, keys, split, reach }
+        let keys = plan.parts(job.attention, batch, chunk).nth(split)?;
+        let (rows, reach) = (plan.chunk_rows(chunk), Reach::new(job.attention, batch));
+        Some(Task { batch, key_head, rows, keys, split, reach })
     }
 
     /// The largest score and the sum that a row begins with, by the sink of its head (counted

@@ -12,7 +12,8 @@ pub(super) const MC: usize = 48;
 /// Columns of a block, a multiple of every panel width.
 pub(super) const NC: usize = 128;
 /// Longest chain of fused steps: so much of a panel stays in L1, and rounding errors stay small.
-/// (1500 x 384 x 1536 on one thread of a Zen 3: 92 GFLOP/s with 192 steps, 93 with 384.)
+/// (1500 x 384 x 1536 without an activation on one thread of a Zen 3: 92 GFLOP/s with 192 steps, 93
+/// with 384.)
 const KC: usize = 384;
 
 /// The width of a panel: the columns of a tile.
@@ -27,8 +28,8 @@ pub(super) const fn panel_width(isa: Isa) -> usize {
 /// SSE2 has 16 registers of 4 lanes, NEON 32.
 const PORTABLE_WIDTH: usize = if cfg!(target_arch = "x86_64") { 8 } else { 16 };
 
-/// `0..k` is summed in parts of so many steps, all equal but for the last. Wide panels take shorter
-/// ones.
+/// `0..k` is summed in parts of so many steps, all equal but for the last. Of the wide panels
+/// of AVX-512 256 steps fill L1.
 fn chain(isa: Isa, k: usize) -> usize {
     let most = if isa == Isa::Avx512 { 256 } else { KC };
     k.div_ceil(k.div_ceil(most).max(1)).max(1)
@@ -51,7 +52,7 @@ pub(super) struct Sums<W> {
     pub(super) columns: usize,
     /// Room for the rows; columns up to a whole panel are written.
     pub(super) sums: *mut f32,
-    /// Where the results will go, which is asked for meanwhile.
+    /// Where the results will go, which is asked for meanwhile, a cache line a row.
     pub(super) to: Target,
 }
 

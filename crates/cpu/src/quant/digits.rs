@@ -12,7 +12,8 @@
 //! Measured (tokens/s of SmolLM2 in turn, two threads of a Zen 3, 2026-11, weights of 4 bits): eight
 //! rows side by side 174, sixteen 173 (the compiler took the sums apart and spilt them), in a loop
 //! that stays one 178, with memory asked for ahead 195. Without that the processor's own prefetch
-//! is late: 24 us for 0.55 MB, and 19 with it. More in `docs/performance.md`.
+//! is late: 24 us for 0.55 MB, and 19 with it. For one row of x the loop is in assembler
+//! (`simd/nibbles.rs`: 243 to 250 and then 252 to 258). More in `docs/performance.md`.
 
 mod lay;
 mod split;
@@ -80,7 +81,7 @@ pub(crate) fn few_together<T: Element>(
     let block = first.groups * first.group_bytes();
     let blocks: usize = weights.iter().flatten().map(|w| w.rows.div_ceil(ROWS)).sum();
     let y = Raw(out.as_mut_ptr());
-    pool.run_runs(blocks, GRAIN_BYTES.div_ceil(block), &|range| {
+    pool.run_runs(blocks, GRAIN_BYTES.div_ceil(block.max(1)), &|range| {
         let (mut b, mut y, mut left) = (range.start, y.add(0), range.len());
         for weight in weights.iter().flatten() {
             // The part of the task that is in this weight.

@@ -47,8 +47,8 @@ fn exp_less_one<S: Simd>(s: S, r: S::F) -> S::F {
 #[inline(always)]
 fn scaled<S: Simd>(s: S, less_one: S::F, shifted: S::F) -> S::F {
     let power = s.add_i(s.shl_i::<23>(s.bits(shifted)), s.splat_i(0x3f80_0000));
-    let power = s.from_bits(power);
-    s.fma(less_one, power, power)
+    // Multiplied last: less than one time infinity, added to infinity, would be no number.
+    s.mul(s.add(s.splat(1.0), less_one), s.from_bits(power))
 }
 
 /// `e^x`. 1 ulp.

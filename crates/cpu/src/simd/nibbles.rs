@@ -32,7 +32,7 @@ static CONSTANTS: Constants =
 struct Room(MaybeUninit<[f32; 16]>);
 
 /// Adds the products of one digit with the nibbles of step `t` to the sums `a` and `b`, or begins
-/// them. ymm6 and ymm7 hold the low nibbles, ymm8 and ymm9 the high ones.
+/// them. In all a sum has 16 products of at most 15 * 128: 16 bits hold them. ymm6 and ymm7 hold the low nibbles, ymm8 and ymm9 the high ones.
 macro_rules! digit {
     (begin $t:literal $d:literal $a:literal $b:literal) => {
         concat!(

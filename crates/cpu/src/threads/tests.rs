@@ -184,6 +184,24 @@ fn runs_cover_every_item_once_in_ranges_of_the_grain() {
 }
 
 #[test]
+fn a_panic_in_a_run_reaches_the_caller_and_runs_inside_of_tasks_finish() {
+    let pool = Pool::new(3);
+    for at in [0, 50, 99] {
+        let run = || pool.run_runs(100, 1, &|range| assert_ne!(range.start, at));
+        assert!(catch_unwind(AssertUnwindSafe(run)).is_err(), "{at}");
+        let seen = counters(100);
+        pool.run(4, &|task| {
+            pool.run_runs(25, 2, &|range| {
+                for i in range {
+                    seen[25 * task + i].fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        });
+        assert_eq!(values(&seen), vec![1; 100]);
+    }
+}
+
+#[test]
 fn a_thread_that_is_done_takes_from_the_end_of_the_others_run() {
     let pool = Pool::new(2);
     let (who, started) = (Mutex::new(vec![None; 100]), Barrier::new(2));

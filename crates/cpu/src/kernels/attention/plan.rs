@@ -15,9 +15,10 @@ const MOST_ROWS: usize = 192;
 const PANEL: usize = 2 * MAX_LANES;
 /// As many tasks as should exist, where there is work for them; no more parts of a row than that.
 pub(super) const TASKS: usize = 32;
-/// The keys of a row are cut into parts where there is room for so many keys in each,
+/// There is room for as many parts of a row as it has times so many keys at most.
 const LEAST_KEYS: usize = 256;
-/// and a part has at least so many: how many keys exist is known later.
+/// Where fewer keys exist than there is room for, which is known later, a row is cut into as many
+/// parts as it has times so many keys, or part of them.
 const LEAST_PART: usize = 128;
 /// Multiply-adds that take about 10 microseconds: less is not worth another thread.
 const MIN_WORK: usize = 1 << 19;
@@ -147,8 +148,8 @@ impl Plan {
         let rows = self.chunk_rows(chunk);
         let all = Reach::new(a, batch);
         let all = all.some(rows.start / self.group, (rows.end - 1) / self.group);
-        let part = all.len().div_ceil(self.splits).max(LEAST_PART);
-        let part = part.next_multiple_of(MAX_LANES);
+        let count = all.len().div_ceil(LEAST_PART).clamp(1, self.splits);
+        let part = all.len().div_ceil(count).max(1).next_multiple_of(MAX_LANES);
         let count = all.len().div_ceil(part).max(1);
         (0..count).map(move |i| {
             let start = all.start + i * part;

@@ -322,7 +322,7 @@ unsafe fn weigh<S: Simd, const N: usize, const NR: usize>(
 }
 
 /// `e^x` for `x` up to 0, zero below -87.7. Relative error 4e-7 at most, 2e-7 from -20 up: a step
-/// less than [`math::exp_fast`], which matters here.
+/// less than [`math::exp_fast`], which matters here. NaN counts as -inf.
 #[inline(always)]
 pub(super) fn exp_down<S: Simd>(s: S, x: S::F) -> S::F {
     /// `1.5 * 2^23`: adding it rounds to a whole number, in the low bits of the sum.

@@ -135,57 +135,89 @@ fn expected(a: &Attention<'_, f32>) -> Array {
     y
 }
 
+/// Holds a sample against float64, with this number of keys if it is given.
+fn check(s: &Sample, length: Option<i64>) {
+    let mut random = Random(s.seed | 1);
+    let heads = s.key_heads * s.group;
+    let (q, k) = ([s.batch, heads, s.queries, s.head], [s.batch, s.key_heads, s.keys, s.head]);
+    let v = [s.batch, s.key_heads, s.keys, s.value];
+    let [q_data, mut k_data, mut v_data] = [q, k, v].map(|n| random.many(n.iter().product(), 2.0));
+    let lengths: Option<Vec<i64>> = s.key_length.map(|part| {
+        let mut length = || (s.keys as f64 * part * f64::from(random.next().abs())) as i64;
+        (0..s.batch).map(|_| length()).collect()
+    });
+    let lengths = length.map(|n| vec![n; s.batch]).or(lengths);
+    // Keys and values past the length are NaN.
+    if let Some(l) = &lengths {
+        for (n, data) in [(k, &mut k_data), (v, &mut v_data)] {
+            each_row(n, |row, [b, _, j]| {
+                if j as i64 >= l[b] {
+                    data[row * n[3]..][..n[3]].fill(f32::NAN);
+                }
+            });
+        }
+    }
+    let axes = s.mask.map_or([false; 4], |m| m.0);
+    let full = [s.batch, heads, s.queries, s.keys];
+    let shape: [usize; 4] = std::array::from_fn(|i| if axes[i] { full[i] } else { 1 });
+    let mut numbers = random.many(shape.iter().product(), 3.0);
+    numbers.iter_mut().filter(|x| **x < -2.0).for_each(|x| *x = f32::NEG_INFINITY);
+    let bools: Vec<u8> = numbers.iter().map(|&x| (x > -1.0) as u8).collect();
+    let mask = s.mask.map(|(_, boolean)| Mask {
+        data: if boolean { MaskData::Bool(&bools) } else { MaskData::F32(&numbers) },
+        strides: broadcast(&shape),
+    });
+    let key_mask: Vec<u8> =
+        (0..s.batch * s.keys).map(|i| (random.next() < 0.5 && i % 7 > 1) as u8).collect();
+    let sinks = random.many(heads, 3.0);
+    let attention = Attention {
+        q: Grid::dense(&q_data, q),
+        k: Grid::dense(&k_data, k),
+        v: Grid::dense(&v_data, v),
+        mask,
+        key_mask: s.key_mask.then_some(&key_mask),
+        key_length: lengths.as_deref(),
+        sinks: s.sinks.then_some(&sinks),
+        scale: 1.0 / (s.head as f32).sqrt(),
+        causal: s.causal,
+        window: s.window,
+        softcap: s.softcap,
+    };
+    let want = expected(&attention);
+    attend_everywhere(&attention, |got| assert_close("a row", got, &want, 1e-5, 4e-6));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
     #[test]
     fn attention_of_any_shape_with_any_masks_is_that_of_float64(s in sample()) {
-        let mut random = Random(s.seed | 1);
-        let heads = s.key_heads * s.group;
-        let (q, k) = ([s.batch, heads, s.queries, s.head], [s.batch, s.key_heads, s.keys, s.head]);
-        let v = [s.batch, s.key_heads, s.keys, s.value];
-        let [q_data, mut k_data, mut v_data] =
-            [q, k, v].map(|n| random.many(n.iter().product(), 2.0));
-        let lengths: Option<Vec<i64>> = s.key_length.map(|part| {
-            let mut length = || (s.keys as f64 * part * f64::from(random.next().abs())) as i64;
-            (0..s.batch).map(|_| length()).collect()
-        });
-        // Keys and values past the length are NaN.
-        if let Some(l) = &lengths {
-            for (n, data) in [(k, &mut k_data), (v, &mut v_data)] {
-                each_row(n, |row, [b, _, j]| {
-                    if j as i64 >= l[b] {
-                        data[row * n[3]..][..n[3]].fill(f32::NAN);
-                    }
-                });
-            }
+        check(&s, None);
+    }
+}
+
+#[test]
+fn few_keys_in_room_for_many_are_cut_into_parts_that_make_up_the_whole() {
+    let rows = [(1, false, None), (3, true, None), (1, false, Some((90, 5))), (40, true, None)];
+    for (queries, causal, window) in rows {
+        for length in [0, 1, 127, 128, 129, 200, 300, 700, 2048] {
+            let s = Sample {
+                batch: 1,
+                key_heads: 1,
+                group: if queries == 1 { 3 } else { 1 },
+                queries,
+                keys: 2048,
+                head: 24,
+                value: 17,
+                causal,
+                window,
+                softcap: None,
+                mask: None,
+                key_mask: false,
+                key_length: None,
+                sinks: true,
+                seed: 77,
+            };
+            check(&s, Some(length));
         }
-        let axes = s.mask.map_or([false; 4], |m| m.0);
-        let full = [s.batch, heads, s.queries, s.keys];
-        let shape: [usize; 4] = std::array::from_fn(|i| if axes[i] { full[i] } else { 1 });
-        let mut numbers = random.many(shape.iter().product(), 3.0);
-        numbers.iter_mut().filter(|x| **x < -2.0).for_each(|x| *x = f32::NEG_INFINITY);
-        let bools: Vec<u8> = numbers.iter().map(|&x| (x > -1.0) as u8).collect();
-        let mask = s.mask.map(|(_, boolean)| Mask {
-            data: if boolean { MaskData::Bool(&bools) } else { MaskData::F32(&numbers) },
-            strides: broadcast(&shape),
-        });
-        let key_mask: Vec<u8> =
-            (0..s.batch * s.keys).map(|i| (random.next() < 0.5 && i % 7 > 1) as u8).collect();
-        let sinks = random.many(heads, 3.0);
-        let attention = Attention {
-            q: Grid::dense(&q_data, q),
-            k: Grid::dense(&k_data, k),
-            v: Grid::dense(&v_data, v),
-            mask,
-            key_mask: s.key_mask.then_some(&key_mask),
-            key_length: lengths.as_deref(),
-            sinks: s.sinks.then_some(&sinks),
-            scale: 1.0 / (s.head as f32).sqrt(),
-            causal: s.causal,
-            window: s.window,
-            softcap: s.softcap,
-        };
-        let want = expected(&attention);
-        attend_everywhere(&attention, |got| assert_close("a row", got, &want, 1e-5, 4e-6));
     }
 }

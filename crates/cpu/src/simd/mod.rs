@@ -47,6 +47,7 @@ pub(crate) const MAX_LANES: usize = 16;
 pub(crate) const AHEAD: usize = 4096;
 
 /// Operands of [`Simd::nibble_row`].
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no way of its own here"))]
 pub(crate) struct NibbleRow {
     /// For each group sixteen scales, sixteen offsets (f16), and 256 bytes of nibbles.
     pub(crate) weight: *const u8,

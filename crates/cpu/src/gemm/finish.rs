@@ -3,8 +3,7 @@
 use frit_ops::{Activation, GeluForm};
 
 use super::tile::NC;
-use crate::kernels::activation::{self, WithActivation};
-use crate::kernels::{Map1, load};
+use crate::kernels::activation;
 use crate::simd::{Element, MAX_LANES, Simd, WithSimd};
 
 /// What is added to the sums.
@@ -47,80 +46,57 @@ impl<T: Element> WithSimd for Finish<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        activation::with(lanes(self.activation), OnLanes(s, self));
-    }
-}
-
-struct OnLanes<'a, S, T>(S, Finish<'a, T>);
-
-impl<S: Simd, T: Element> WithActivation for OnLanes<'_, S, T> {
-    #[inline(always)]
-    fn run<M: Map1>(self, map: M) {
-        let OnLanes(s, finish) = self;
-        let columns = finish.columns;
-        for i in 0..finish.rows {
+        let activation = lanes(self.activation);
+        for i in 0..self.rows {
+            let of_row = match self.bias {
+                Bias::Rows(b) => b[i],
+                _ => 0.0,
+            };
             let mut j = 0;
-            // SAFETY: who makes a Finish vouches for its pointers, and the columns exist.
-            unsafe {
-                // Two vectors at a time: functions wait less.
-                while columns - j >= 2 * S::LANES {
-                    let a = map.lanes(s, finish.biased(s, i, j, S::LANES));
-                    let b = map.lanes(s, finish.biased(s, i, j + S::LANES, S::LANES));
-                    finish.put(s, i, j, S::LANES, a);
-                    finish.put(s, i, j + S::LANES, S::LANES, b);
-                    j += 2 * S::LANES;
+            while j < self.columns {
+                let n = S::LANES.min(self.columns - j);
+                // SAFETY: who makes a Finish vouches for its pointers; the bias slice is as long
+                // as its axis, and no more than n elements are touched.
+                unsafe {
+                    let mut v = s.load_partial_or_whole(self.sums.add(i * NC + j), n);
+                    v = match self.bias {
+                        Bias::None => v,
+                        Bias::Columns(b) => s.add(v, s.load_partial_or_whole(b.as_ptr().add(j), n)),
+                        Bias::Rows(_) => s.add(v, s.splat(of_row)),
+                    };
+                    if let Some(f) = activation {
+                        v = activation::activate(s, f, v);
+                    }
+                    let c = self.c.offset(i as isize * self.c_row);
+                    if self.c_column == 1 {
+                        match n == S::LANES {
+                            true => T::store(s, c.add(j), v),
+                            false => T::store_partial(s, c.add(j), n, v),
+                        }
+                    } else {
+                        let mut each = [T::ZERO; MAX_LANES];
+                        T::store(s, each.as_mut_ptr(), v);
+                        for (l, &x) in each[..n].iter().enumerate() {
+                            *c.offset((j + l) as isize * self.c_column) = x;
+                        }
+                    }
                 }
-                while j < columns {
-                    let n = S::LANES.min(columns - j);
-                    let v = map.lanes(s, finish.biased(s, i, j, n));
-                    finish.put(s, i, j, n, v);
-                    j += n;
-                }
+                j += n;
             }
         }
     }
 }
 
-impl<T: Element> Finish<'_, T> {
-    /// `n` sums from row `i`, column `j`, with their bias.
-    ///
-    /// # Safety
-    /// They exist.
-    #[inline(always)]
-    unsafe fn biased<S: Simd>(&self, s: S, i: usize, j: usize, n: usize) -> S::F {
-        // SAFETY: the caller's contract; a bias is as long as its axis.
-        unsafe {
-            let v = load(s, self.sums.add(i * NC + j), n);
-            match self.bias {
-                Bias::None => v,
-                Bias::Columns(b) => s.add(v, load(s, b.as_ptr().add(j), n)),
-                Bias::Rows(b) => s.add(v, s.splat(b[i])),
-            }
-        }
-    }
+/// A partial load is slower than a whole one.
+trait LoadUpTo: Simd {
+    unsafe fn load_partial_or_whole(self, p: *const f32, n: usize) -> Self::F;
+}
 
-    /// Writes the first `n` lanes to row `i`, from column `j`.
-    ///
-    /// # Safety
-    /// They exist.
+impl<S: Simd> LoadUpTo for S {
     #[inline(always)]
-    unsafe fn put<S: Simd>(&self, s: S, i: usize, j: usize, n: usize, v: S::F) {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let c = self.c.offset(i as isize * self.c_row);
-            if self.c_column == 1 {
-                match n == S::LANES {
-                    true => T::store(s, c.add(j), v),
-                    false => T::store_partial(s, c.add(j), n, v),
-                }
-            } else {
-                let mut each = [T::ZERO; MAX_LANES];
-                T::store(s, each.as_mut_ptr(), v);
-                for (l, &x) in each[..n].iter().enumerate() {
-                    *c.offset((j + l) as isize * self.c_column) = x;
-                }
-            }
-        }
+    unsafe fn load_partial_or_whole(self, p: *const f32, n: usize) -> S::F {
+        // SAFETY: the caller gives n readable elements.
+        unsafe { if n == S::LANES { self.load(p) } else { self.load_partial(p, n) } }
     }
 }
 

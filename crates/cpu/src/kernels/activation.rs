@@ -77,32 +77,6 @@ pub(crate) fn activate<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
     with_activation!(activation, |map| map.lanes(s, x))
 }
 
-/// What a kernel does with an activation, or with the identity.
-pub(crate) trait WithActivation {
-    /// Implementations are `#[inline(always)]`.
-    fn run<M: Map1>(self, map: M);
-}
-
-/// The identity.
-#[derive(Clone, Copy)]
-struct Identity;
-
-impl Map1 for Identity {
-    #[inline(always)]
-    fn lanes<S: Simd>(self, _: S, x: S::F) -> S::F {
-        x
-    }
-}
-
-/// Runs `work` compiled for this activation alone.
-#[inline(always)]
-pub(crate) fn with(activation: Option<Activation>, work: impl WithActivation) {
-    match activation {
-        None => work.run(Identity),
-        Some(activation) => with_activation!(activation, |map| work.run(map)),
-    }
-}
-
 /// `out = activation(x)`, elementwise.
 pub(crate) fn apply<T: Element>(pool: &Pool, activation: Activation, io: InOut<'_, T>) {
     with_activation!(activation, |map| map1(pool, io, MIN_COMPUTED, map))

@@ -18,7 +18,7 @@ pub(super) fn run<S: Simd, T: Element>(s: S, job: &Job<'_, T>, task: &Task, room
     let b = job.plan.room.buffers(room);
     const { assert!(DOT_ROWS == 4) };
     match task.rows.len() {
-        1 => s.call(Dots::<T, 1, 8> { job, task, b }),
+        1 => s.call(Dots::<T, 1, 4> { job, task, b }),
         2 => s.call(Dots::<T, 2, 4> { job, task, b }),
         3 => s.call(Dots::<T, 3, 4> { job, task, b }),
         _ => s.call(Dots::<T, 4, 3> { job, task, b }),
@@ -37,24 +37,60 @@ fn padded(n: usize) -> usize {
     n.next_multiple_of(MAX_LANES)
 }
 
-/// How many rows of `width` ahead memory is asked for: 4 KiB. By itself the processor does not
-/// follow several rows at a time that well.
-#[inline(always)]
-fn ahead<T>(width: usize) -> usize {
-    (4096 / size_of::<T>()).div_ceil(width.max(1))
+/// How many bytes ahead memory is asked for.
+const AHEAD: usize = 4096;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Asks for the memory that some rows read next, while they are worked through a vector of each at
+/// a time.
+///
+/// That order leaps from row to row, which the processor's own prefetchers do not follow. Rows that
+/// lie end to end are asked for in the order in which they lie: decoding over 2048 keys of 32 heads
+/// of 64 takes 1200 to 1380 us so, from memory, and 1680 to 1950 when each line is asked for with
+/// the line 4 KiB before it; reading alone takes 930 to 1130 (two threads of an AVX2 EPYC).
+struct Ahead<T> {
+    /// Some rows further on.
+    rows: *const T,
+    stride: usize,
+    end_to_end: bool,
 }
 
-/// Asks for the memory at `p`, which need not exist, if a cache line begins near element `x`.
+impl<T: Element> Ahead<T> {
+    /// Of rows of `width` that begin at `rows`.
+    #[inline(always)]
+    fn of(rows: *const T, width: usize, stride: usize) -> Ahead<T> {
+        let ahead = (AHEAD / size_of::<T>()).div_ceil(width.max(1)) * stride;
+        Ahead { rows: rows.wrapping_add(ahead), stride, end_to_end: stride == width }
+    }
+
+    /// As much as `M` vectors, those at element `x` of `M` rows, need elsewhere.
+    #[inline(always)]
+    fn ask<S: Simd, const M: usize>(&self, x: usize) {
+        if self.end_to_end {
+            let bytes = M * S::LANES * size_of::<T>();
+            for line in 0..bytes.div_ceil(LINE) {
+                prefetch(self.rows.wrapping_add(M * x + line * (LINE / size_of::<T>())));
+            }
+        } else if (x * size_of::<T>()).is_multiple_of(LINE) {
+            for row in 0..M {
+                prefetch(self.rows.wrapping_add(row * self.stride + x));
+            }
+        }
+    }
+}
+
+/// Asks for the cache line at `p`, which need not exist.
 #[inline(always)]
-fn prefetch<T>(p: *const T, x: usize) {
+fn prefetch<T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
-    if (x * size_of::<T>()).is_multiple_of(64) {
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch does not access memory as far as the program can tell.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (p, x);
+    let _ = p;
 }
 
 impl<T: Element, const R: usize, const N: usize> WithSimd for Dots<'_, T, R, N> {
@@ -173,12 +209,11 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
         unsafe {
             let whole = head / S::LANES * S::LANES;
             let mut x = 0;
-            let ahead = ahead::<T>(head) * stride;
+            let ahead = Ahead::of(k, head, stride);
             while x < whole {
+                ahead.ask::<S, M>(x);
                 for (i, acc) in acc.iter_mut().enumerate() {
-                    let k = k.wrapping_add(i * stride + x);
-                    prefetch(k.wrapping_add(ahead), x);
-                    let key = T::load(s, k);
+                    let key = T::load(s, k.wrapping_add(i * stride + x));
                     for (r, acc) in acc.iter_mut().enumerate() {
                         *acc = s.fma(key, s.load(q.add(r * wide + x)), *acc);
                     }
@@ -225,13 +260,13 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
                 }
             }
             let mut c = 0;
-            let ahead = ahead::<T>(value) * stride;
+            let ahead = Ahead::of(v, value, stride);
             while c < value {
+                ahead.ask::<S, M>(c);
                 let few = value - c;
                 let mut values = [s.zero(); M];
                 for (i, x) in values.iter_mut().enumerate() {
                     let v = v.wrapping_add(i * stride + c);
-                    prefetch(v.wrapping_add(ahead), c);
                     *x = match few >= S::LANES {
                         true => T::load(s, v),
                         false => T::load_partial(s, v, few),

@@ -35,7 +35,7 @@ mod wide;
 
 pub(crate) use conv::{ConvShape, Sweep, conv, conv_scratch_bytes};
 pub(crate) use dot::FEW_PACKED;
-pub(crate) use finish::lanes;
+pub(crate) use finish::{Bias, Finish};
 pub(crate) use linear::{
     LinearShape, linear, linear_from, linear_from_scratch_bytes, linear_packed,
     linear_scratch_bytes,

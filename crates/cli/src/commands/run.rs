@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::given::{Given, extension, failed};
 use super::profile::Profiling;
 use super::{Failure, Machine, Out, Verdict, note, plain};
+use crate::bench::median;
 use crate::npy::write_npz;
 
 const EXAMPLES: &str = "\
@@ -29,7 +30,8 @@ Examples:
   frit run model.onnx --input x=image.npy --out y.npz
   frit run model.onnx --input inputs.npz --explain             what was recognised and fused, and why not
   frit run model.onnx --random 1 --dim batch=2 --dim sequence=16
-  frit run model.onnx --random 1 --composed --json";
+  frit run model.onnx --random 1 --composed --json
+  frit run model.onnx --random 1 --runs 20 --profile           where the time goes";
 
 /// Arguments of `frit run`.
 #[derive(Args, Clone, Debug)]
@@ -45,6 +47,10 @@ pub struct RunArgs {
     /// Fill inputs that no file gives: floats from -1 to 1, integers 0 or 1; open extents are 1 or --dim
     #[arg(long, value_name = "SEED")]
     random: Option<u64>,
+    /// Run so many times: the time is the median (the first also pays for memory that is new)
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    runs: u16,
     #[command(flatten)]
     machine: Machine,
     #[command(flatten)]
@@ -90,6 +96,7 @@ struct Summary {
     fused: usize,
     composed: usize,
     steps: usize,
+    /// The median of the runs.
     seconds: f64,
     /// Inputs whose values decided a shape.
     made_for: Vec<String>,
@@ -115,10 +122,15 @@ pub fn run(args: &RunArgs, out: &mut Out) -> Result<Verdict, Failure> {
     let watch = args.profiling.watch();
     let backend = watch.backend(args.machine, &pool)?;
     let program = compile(&graph, &*backend, &params, Policy::Allow)?;
-    let in_order = model.inputs().iter().filter_map(|p| inputs.remove(&p.name)).collect();
-    let start = Instant::now();
-    let outputs = program.run(in_order)?;
-    let seconds = start.elapsed().as_secs_f64();
+    let in_order: Vec<Value> =
+        model.inputs().iter().filter_map(|p| inputs.remove(&p.name)).collect();
+    let (mut outputs, mut times) = (Vec::new(), Vec::new());
+    for _ in 0..args.runs {
+        let start = Instant::now();
+        outputs = program.run(in_order.clone())?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    let seconds = median(&times);
 
     let named: Vec<(&str, &Value)> =
         model.outputs().iter().map(|p| p.name.as_str()).zip(&outputs).collect();

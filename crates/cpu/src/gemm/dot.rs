@@ -71,6 +71,7 @@ pub(super) unsafe fn few<'a, A: Element, W: Element, T: Element>(
         let bias = bias.of(0, e.m, first, n);
         let finish = Finish {
             sums,
+            pitch: NC,
             rows: e.m,
             columns: n,
             bias,

@@ -2,13 +2,13 @@
 
 use frit_ops::{Activation, GeluForm};
 
-use super::tile::NC;
-use crate::kernels::activation;
+use crate::kernels::activation::{self, WithMap};
+use crate::kernels::{Map1, load};
 use crate::simd::{Element, MAX_LANES, Simd, WithSimd};
 
 /// What is added to the sums.
 #[derive(Clone, Copy)]
-pub(super) enum Bias<'a> {
+pub(crate) enum Bias<'a> {
     /// Nothing.
     None,
     /// One number a column.
@@ -19,7 +19,7 @@ pub(super) enum Bias<'a> {
 
 impl<'a> Bias<'a> {
     /// The part that belongs to a block.
-    pub(super) fn of(self, row: usize, rows: usize, column: usize, columns: usize) -> Bias<'a> {
+    pub(crate) fn of(self, row: usize, rows: usize, column: usize, columns: usize) -> Bias<'a> {
         match self {
             Bias::None => Bias::None,
             Bias::Columns(b) => Bias::Columns(&b[column..column + columns]),
@@ -29,79 +29,99 @@ impl<'a> Bias<'a> {
 }
 
 /// `c[i][j] = activation(sums[i][j] + bias)`.
-pub(super) struct Finish<'a, T> {
-    /// With a pitch of [`NC`].
-    pub(super) sums: *const f32,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
+pub(crate) struct Finish<'a, T> {
+    pub(crate) sums: *const f32,
+    /// From row to row of the sums.
+    pub(crate) pitch: usize,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
     /// As many as there are rows or columns.
-    pub(super) bias: Bias<'a>,
-    pub(super) activation: Activation,
-    pub(super) c: *mut T,
-    pub(super) c_row: isize,
-    pub(super) c_column: isize,
+    pub(crate) bias: Bias<'a>,
+    pub(crate) activation: Activation,
+    pub(crate) c: *mut T,
+    pub(crate) c_row: isize,
+    pub(crate) c_column: isize,
 }
 
 impl<T: Element> WithSimd for Finish<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let activation = lanes(self.activation);
-        for i in 0..self.rows {
-            let of_row = match self.bias {
-                Bias::Rows(b) => b[i],
-                _ => 0.0,
-            };
-            let mut j = 0;
+        activation::with(lanes(self.activation), On { finish: self, s });
+    }
+}
+
+struct On<'a, T, S> {
+    finish: Finish<'a, T>,
+    s: S,
+}
+
+impl<T: Element, S: Simd> WithMap for On<'_, T, S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Map1>(self, map: M) {
+        let On { finish, s } = self;
+        for i in 0..finish.rows {
+            // SAFETY: who makes a Finish vouches for its pointers.
+            unsafe { finish.row(s, map, i) };
+        }
+    }
+}
+
+impl<T: Element> Finish<'_, T> {
+    /// # Safety
+    /// The row is one of the block.
+    #[inline(always)]
+    unsafe fn row<S: Simd, M: Map1>(&self, s: S, map: M, i: usize) {
+        // Adding -0 leaves every number as it is.
+        let of_row = [if let Bias::Rows(b) = self.bias { b[i] } else { -0.0 }; MAX_LANES];
+        let (bias, step) = match self.bias {
+            Bias::Columns(b) => (b.as_ptr(), 1),
+            Bias::None | Bias::Rows(_) => (of_row.as_ptr(), 0),
+        };
+        let sums = self.sums.wrapping_add(i * self.pitch);
+        let c = self.c.wrapping_offset(i as isize * self.c_row);
+        let mut j = 0;
+        // SAFETY: the sums, the results and a bias of columns have so many elements; no more than
+        // n are touched.
+        unsafe {
+            while self.c_column == 1 && self.columns - j >= S::LANES {
+                let v = s.add(s.load(sums.add(j)), s.load(bias.add(j * step)));
+                T::store(s, c.add(j), map.lanes(s, v));
+                j += S::LANES;
+            }
             while j < self.columns {
                 let n = S::LANES.min(self.columns - j);
-                // SAFETY: who makes a Finish vouches for its pointers; the bias slice is as long
-                // as its axis, and no more than n elements are touched.
-                unsafe {
-                    let mut v = s.load_partial_or_whole(self.sums.add(i * NC + j), n);
-                    v = match self.bias {
-                        Bias::None => v,
-                        Bias::Columns(b) => s.add(v, s.load_partial_or_whole(b.as_ptr().add(j), n)),
-                        Bias::Rows(_) => s.add(v, s.splat(of_row)),
-                    };
-                    if let Some(f) = activation {
-                        v = activation::activate(s, f, v);
-                    }
-                    let c = self.c.offset(i as isize * self.c_row);
-                    if self.c_column == 1 {
-                        match n == S::LANES {
-                            true => T::store(s, c.add(j), v),
-                            false => T::store_partial(s, c.add(j), n, v),
-                        }
-                    } else {
-                        let mut each = [T::ZERO; MAX_LANES];
-                        T::store(s, each.as_mut_ptr(), v);
-                        for (l, &x) in each[..n].iter().enumerate() {
-                            *c.offset((j + l) as isize * self.c_column) = x;
-                        }
-                    }
-                }
+                let v = s.add(load(s, sums.add(j), n), load(s, bias.add(j * step), n));
+                self.put(s, c, j, n, map.lanes(s, v));
                 j += n;
+            }
+        }
+    }
+
+    /// Stores `n` results from column `j` on of the row at `c`.
+    ///
+    /// # Safety
+    /// The row has these columns.
+    #[inline(always)]
+    unsafe fn put<S: Simd>(&self, s: S, c: *mut T, j: usize, n: usize, v: S::F) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            if self.c_column == 1 {
+                T::store_partial(s, c.add(j), n, v);
+                return;
+            }
+            let mut each = [T::ZERO; MAX_LANES];
+            T::store(s, each.as_mut_ptr(), v);
+            for (l, &x) in each[..n].iter().enumerate() {
+                *c.offset((j + l) as isize * self.c_column) = x;
             }
         }
     }
 }
 
-/// A partial load is slower than a whole one.
-trait LoadUpTo: Simd {
-    unsafe fn load_partial_or_whole(self, p: *const f32, n: usize) -> Self::F;
-}
-
-impl<S: Simd> LoadUpTo for S {
-    #[inline(always)]
-    unsafe fn load_partial_or_whole(self, p: *const f32, n: usize) -> S::F {
-        // SAFETY: the caller gives n readable elements.
-        unsafe { if n == S::LANES { self.load(p) } else { self.load_partial(p, n) } }
-    }
-}
-
 /// The lane function of an activation, if it is one.
-pub(crate) fn lanes(activation: Activation) -> Option<activation::Activation> {
+fn lanes(activation: Activation) -> Option<activation::Activation> {
     Some(match activation {
         Activation::Identity => return None,
         Activation::Gelu(GeluForm::Erf) => activation::Activation::GeluErf,

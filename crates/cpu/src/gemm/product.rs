@@ -104,6 +104,7 @@ impl<W: Element> Ready<W> {
         on(self.isa, work);
         let finish = Finish {
             sums,
+            pitch: NC,
             rows,
             columns,
             bias: sink.bias.of(row, rows, column, columns),

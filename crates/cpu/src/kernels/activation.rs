@@ -38,6 +38,7 @@ macro_rules! functions {
 }
 
 functions! {
+    Identity => |_s, x| x;
     GeluErf => |s, x| math::gelu_erf(s, x);
     GeluTanh => |s, x| math::gelu_tanh(s, x);
     QuickGelu => |s, x| math::quick_gelu(s, x);
@@ -50,34 +51,44 @@ functions! {
     };
 }
 
-/// Evaluates `$call` with `$map` bound to the type of `$activation`.
-macro_rules! with_activation {
-    ($activation:expr, |$map:ident| $call:expr) => {{
-        macro_rules! on {
-            ($name:ident) => {{
-                let $map = $name;
-                $call
-            }};
-        }
-        match $activation {
-            Activation::GeluErf => on!(GeluErf),
-            Activation::GeluTanh => on!(GeluTanh),
-            Activation::QuickGelu => on!(QuickGelu),
-            Activation::Silu => on!(Silu),
-            Activation::Relu => on!(Relu),
-            Activation::Tanh => on!(Tanh),
-            Activation::HardSwish => on!(HardSwish),
-        }
-    }};
+/// Work that ends in a function of each lane.
+pub(crate) trait WithMap {
+    /// What it gives.
+    type Output;
+    /// Does it. Implementations are `#[inline(always)]`.
+    fn run<M: Map1>(self, map: M) -> Self::Output;
 }
 
-/// The activation of some lanes, for the last step of another kernel.
+/// Does the work with the function of an activation, or without any: what it loops over is compiled
+/// for each function, and does not ask in every round which one it is.
 #[inline(always)]
-pub(crate) fn activate<S: Simd>(s: S, activation: Activation, x: S::F) -> S::F {
-    with_activation!(activation, |map| map.lanes(s, x))
+pub(crate) fn with<W: WithMap>(activation: Option<Activation>, work: W) -> W::Output {
+    match activation {
+        None => work.run(Identity),
+        Some(Activation::GeluErf) => work.run(GeluErf),
+        Some(Activation::GeluTanh) => work.run(GeluTanh),
+        Some(Activation::QuickGelu) => work.run(QuickGelu),
+        Some(Activation::Silu) => work.run(Silu),
+        Some(Activation::Relu) => work.run(Relu),
+        Some(Activation::Tanh) => work.run(Tanh),
+        Some(Activation::HardSwish) => work.run(HardSwish),
+    }
 }
 
 /// `out = activation(x)`, elementwise.
 pub(crate) fn apply<T: Element>(pool: &Pool, activation: Activation, io: InOut<'_, T>) {
-    with_activation!(activation, |map| map1(pool, io, MIN_COMPUTED, map))
+    with(Some(activation), Whole { pool, io })
+}
+
+struct Whole<'a, T> {
+    pool: &'a Pool,
+    io: InOut<'a, T>,
+}
+
+impl<T: Element> WithMap for Whole<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Map1>(self, map: M) {
+        map1(self.pool, self.io, MIN_COMPUTED, map)
+    }
 }

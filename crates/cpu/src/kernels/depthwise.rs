@@ -6,8 +6,7 @@
 
 use frit_ops::Activation;
 
-use super::activation::activate;
-use crate::gemm::{ConvShape, Raw, Rooms, Sweep, lanes, lines, share};
+use crate::gemm::{Bias, ConvShape, Finish, Raw, Rooms, Sweep, lines, share};
 use crate::simd::{Element, MAX_LANES, Simd, WithSimd, dispatch};
 use crate::threads::Pool;
 
@@ -64,8 +63,15 @@ impl Cut {
         (n - 1) * self.rows.stride + self.span()
     }
 
+    /// Copied rows, and the sums of two rows of outputs.
     fn room(&self) -> usize {
-        lines(self.seen(self.band) * self.pitch() * size_of::<f32>())
+        let elements = self.seen(self.band) * self.pitch() + 2 * self.wide();
+        lines(elements * size_of::<f32>())
+    }
+
+    /// The columns of outputs in whole vectors.
+    fn wide(&self) -> usize {
+        self.columns.outputs.next_multiple_of(MAX_LANES)
     }
 }
 
@@ -159,6 +165,7 @@ impl<T: Element> WithSimd for Band<'_, T> {
             for r in 0..self.cut.seen(self.rows) {
                 self.copy(s, r);
             }
+            let sums = self.room.add(self.cut.seen(self.rows) * self.cut.pitch());
             let mut row = 0;
             while row < self.rows {
                 let two = row + 1 < self.rows;
@@ -166,16 +173,29 @@ impl<T: Element> WithSimd for Band<'_, T> {
                 while at < columns.outputs {
                     let left = (columns.outputs - at).div_ceil(width);
                     let vectors = match (two, left) {
-                        (true, 4..) => self.sums::<S, 2, 4>(s, places, row, at),
-                        (true, 2..) => self.sums::<S, 2, 2>(s, places, row, at),
-                        (true, _) => self.sums::<S, 2, 1>(s, places, row, at),
-                        (false, 4..) => self.sums::<S, 1, 4>(s, places, row, at),
-                        (false, 2..) => self.sums::<S, 1, 2>(s, places, row, at),
-                        (false, _) => self.sums::<S, 1, 1>(s, places, row, at),
+                        (true, 4..) => self.sums::<S, 2, 4>(s, places, row, at, sums),
+                        (true, 2..) => self.sums::<S, 2, 2>(s, places, row, at, sums),
+                        (true, _) => self.sums::<S, 2, 1>(s, places, row, at, sums),
+                        (false, 4..) => self.sums::<S, 1, 4>(s, places, row, at, sums),
+                        (false, 2..) => self.sums::<S, 1, 2>(s, places, row, at, sums),
+                        (false, _) => self.sums::<S, 1, 1>(s, places, row, at, sums),
                     };
                     at += vectors * width;
                 }
-                row += 1 + usize::from(two);
+                let rows = 1 + usize::from(two);
+                let finish = Finish {
+                    sums,
+                    pitch: self.cut.wide(),
+                    rows,
+                    columns: columns.outputs,
+                    bias: Bias::None,
+                    activation: self.activation,
+                    c: self.out.wrapping_add(row * columns.outputs),
+                    c_row: columns.outputs as isize,
+                    c_column: 1,
+                };
+                finish.run(s);
+                row += rows;
             }
         }
     }
@@ -230,10 +250,10 @@ impl<T: Element> Band<'_, T> {
         }
     }
 
-    /// `V` vectors of `R` rows of outputs, from row `row` and column `at` on. Gives `V`.
+    /// `V` vectors of `R` rows of sums, from row `row` and column `at` on. Gives `V`.
     ///
     /// # Safety
-    /// These rows exist, and at least one column of the last vector.
+    /// These rows exist, and at least one column of the last vector; `to` has room for two rows.
     #[expect(clippy::needless_range_loop, reason = "iterators leave the sums in memory")]
     #[inline(always)]
     unsafe fn sums<S: Simd, const R: usize, const V: usize>(
@@ -242,6 +262,7 @@ impl<T: Element> Band<'_, T> {
         places: &[usize],
         row: usize,
         at: usize,
+        to: *mut f32,
     ) -> usize {
         let step = self.cut.rows.stride * self.cut.pitch();
         let from = self.room.wrapping_add(row * step + at).cast_const();
@@ -256,23 +277,10 @@ impl<T: Element> Band<'_, T> {
                 }
             }
         }
-        let activation = lanes(self.activation);
-        let width = self.cut.columns.outputs;
         for r in 0..R {
             for v in 0..V {
-                let mut sum = sums[r][v];
-                if let Some(f) = activation {
-                    sum = activate(s, f, sum);
-                }
-                let at = at + v * S::LANES;
-                let out = self.out.wrapping_add((row + r) * width + at);
-                // SAFETY: the row has this column, and the store stays in the row.
-                unsafe {
-                    match width - at >= S::LANES {
-                        true => T::store(s, out, sum),
-                        false => T::store_partial(s, out, width - at, sum),
-                    }
-                }
+                // SAFETY: the room of the sums has whole vectors of two rows.
+                unsafe { s.store(to.add(r * self.cut.wide() + at + v * S::LANES), sums[r][v]) };
             }
         }
         V

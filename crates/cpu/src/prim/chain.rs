@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     kernel::{Context, Kernel, Out, View, Wants},
-    kernels::activation::{Activation, activate},
+    kernels::Map1,
+    kernels::activation::{self, Activation, WithMap},
     plan::Layout,
     simd::{Simd, WithSimd, dispatch},
 };
@@ -158,27 +159,41 @@ impl WithSimd for Pieces<'_> {
     }
 }
 
+/// `n` elements that can be read and written.
+struct Piece<S> {
+    s: S,
+    x: *const f32,
+    out: *mut f32,
+    n: usize,
+}
+
+impl<S: Simd> WithMap for Piece<S> {
+    type Output = ();
+    #[inline(always)]
+    fn run<M: Map1>(self, map: M) {
+        let Piece { s, x, out, n } = self;
+        let mut at = 0;
+        // SAFETY: `at + n - at` elements exist.
+        unsafe {
+            while n - at >= S::LANES {
+                s.store(out.add(at), map.lanes(s, s.load(x.add(at))));
+                at += S::LANES;
+            }
+            if at < n {
+                let v = map.lanes(s, s.load_partial(x.add(at), n - at));
+                s.store_partial(out.add(at), n - at, v);
+            }
+        }
+    }
+}
+
 impl Function {
     /// A function of one operand over `n` elements that can be read and written.
     #[inline(always)]
     fn of<S: Simd>(self, s: S, x: *const f32, out: *mut f32, n: usize) {
         match self {
             Function::Unary(f) => MapRun { f, x, out, n }.run(s),
-            Function::Activation(f) => {
-                let mut at = 0;
-                while at < n {
-                    let m = S::LANES.min(n - at);
-                    // SAFETY: `at + m <= n` elements exist.
-                    unsafe {
-                        let v = activate(s, f, crate::kernels::load(s, x.add(at), m));
-                        match m == S::LANES {
-                            true => s.store(out.add(at), v),
-                            false => s.store_partial(out.add(at), m, v),
-                        }
-                    }
-                    at += m;
-                }
-            }
+            Function::Activation(f) => activation::with(Some(f), Piece { s, x, out, n }),
             Function::Binary(_) => unreachable!("it has two operands"),
         }
     }

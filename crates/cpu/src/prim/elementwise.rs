@@ -14,33 +14,37 @@ use crate::{
 };
 use frit_graph::{Binary, Compare, DType, Error, Unary};
 use half::{bf16, f16};
+use std::mem::MaybeUninit;
 
 /// Elements gathered at a time.
 pub(super) const PIECE: usize = 512;
+
+/// Where [`gathered`] puts them.
+type Room<T> = [MaybeUninit<T>; PIECE];
+
+/// A room with nothing in it: filling it costs more than most lines.
+const fn room<T>() -> Room<T> {
+    [const { MaybeUninit::uninit() }; PIECE]
+}
 
 /// `n` elements from `p`, `step` apart: in place where they are contiguous, else gathered.
 ///
 /// # Safety
 /// All of them can be read, and `n <= PIECE` unless `step` is 1.
-pub(super) unsafe fn gathered<T: Copy>(
-    p: *const T,
-    step: isize,
-    n: usize,
-    room: &mut [T; PIECE],
-) -> *const T {
+unsafe fn gathered<T: Copy>(p: *const T, step: isize, n: usize, room: &mut Room<T>) -> *const T {
     if step == 1 {
         return p;
     }
     if step == 0 {
         // SAFETY: the caller's promise.
-        room[..n].fill(unsafe { *p });
+        room[..n].fill(MaybeUninit::new(unsafe { *p }));
     } else {
         for (i, r) in room[..n].iter_mut().enumerate() {
             // SAFETY: the caller's promise.
-            *r = unsafe { *p.offset(i as isize * step) };
+            r.write(unsafe { *p.offset(i as isize * step) });
         }
     }
-    room.as_ptr()
+    room.as_ptr().cast()
 }
 
 /// Cuts a line into pieces that fit [`gathered`].
@@ -83,7 +87,7 @@ fn each1<T: Copy + bytemuck::Pod + Send + Sync>(
     let to = Shared(out.bytes.as_mut_ptr().cast::<T>());
     let walk = Walk::new(x.shape(), [x.strides()]);
     walk.run(c.pool, LEAST, &|first, n, [place]| {
-        let mut room = [T::zeroed(); PIECE];
+        let mut room = room();
         pieces(n, walk.step[0] == 1, |at, m| {
             // SAFETY: the walk stays inside the operand and gives each output element once.
             unsafe {
@@ -205,7 +209,7 @@ fn each2<T: bytemuck::Pod + Send + Sync, U: Copy>(
     let one = walk.step.map(|s| splat && s == 0);
     let contiguous = (0..2).all(|k| walk.step[k] == 1 || one[k]);
     walk.run(c.pool, LEAST, &|first, n, places| {
-        let mut rooms = [[T::zeroed(); PIECE]; 2];
+        let mut rooms = [room(), room()];
         pieces(n, contiguous, |at, m| {
             let mut p = [std::ptr::null(); 2];
             for k in 0..2 {
@@ -363,7 +367,7 @@ fn choose<T: bytemuck::Pod + Send + Sync>(x: &[View<'_>], out: &mut Out<'_>, c: 
     let walk = Walk::new(x[0].shape(), [x[0].strides(), x[1].strides(), x[2].strides()]);
     let contiguous = walk.step == [1; 3];
     walk.run(c.pool, LEAST, &|first, n, places| {
-        let (mut conditions, mut rooms) = ([0u8; PIECE], [[T::zeroed(); PIECE]; 2]);
+        let (mut conditions, mut rooms) = (room(), [room(), room()]);
         let (condition, a, b) = from.get();
         pieces(n, contiguous, |at, m| {
             let start = |k: usize| places[k] + at as isize * walk.step[k];

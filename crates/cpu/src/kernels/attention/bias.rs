@@ -46,6 +46,12 @@ trait Numbers {
     /// # Safety
     /// These places exist.
     unsafe fn lanes<S: Simd>(&self, s: S, at: usize, step: usize, n: usize) -> S::F;
+
+    /// Place `at`, if the numbers can be read there as they are.
+    fn in_place(&self, at: usize) -> Option<*const f32> {
+        let _ = at;
+        None
+    }
 }
 
 struct Added<'a, M>(&'a [M]);
@@ -61,6 +67,11 @@ impl<M: Element> Numbers for Added<'_, M> {
             }
             if n == S::LANES { M::load(s, m) } else { M::load_partial(s, m, n) }
         }
+    }
+
+    #[inline(always)]
+    fn in_place(&self, at: usize) -> Option<*const f32> {
+        M::IS_F32.then(|| self.0.as_ptr().wrapping_add(at).cast())
     }
 }
 
@@ -270,10 +281,19 @@ unsafe fn turn<S: Simd>(
         while j < n {
             let few = lanes.min(n - j);
             for (r, at) in at.chunks_exact(lanes).enumerate() {
+                let to = to.add(j * w + r * lanes);
+                let apart = at[1].wrapping_sub(at[0]);
+                let even = at.windows(2).all(|two| two[1].wrapping_sub(two[0]) == apart);
+                if let Some(m) =
+                    mask.in_place(at[0] + j).filter(|_| even && few == lanes && step == 1)
+                {
+                    s.transpose(m, apart, to, w);
+                    continue;
+                }
                 for (i, at) in at.iter().enumerate() {
                     s.store(block.add(i * lanes), mask.lanes(s, at + j * step, step, few));
                 }
-                s.transpose(block, lanes, to.add(j * w + r * lanes), w);
+                s.transpose(block, lanes, to, w);
             }
             j += lanes;
         }

@@ -87,15 +87,23 @@ unsafe fn step<S: Simd, const NR: usize>(s: S, mut t: Tile<'_>) {
     // SAFETY: blocks are inside the n keys and the value columns; the lengths are checked above.
     unsafe {
         let mut tops = [s.splat(f32::NEG_INFINITY); NR];
-        let all_adjusted = t.softcap.is_some() || t.key_bias.is_some() || t.bias.is_some();
+        assert!(t.key_bias.is_none_or(|b| b.len() >= n));
+        assert!(t.bias.is_none_or(|b| b.len() >= n * w));
+        // What is added comes after a cap.
+        let capped = t.softcap.is_some();
+        let (key_bias, bias) = if capped { (None, None) } else { (t.key_bias, t.bias) };
         // Most keys are seen by all rows, and their scores are final at once.
         let (start, end) = (t.all.start.min(n), t.all.end.clamp(t.all.start.min(n), n));
-        for (from, to, adjusted) in [(0, start, true), (start, end, all_adjusted), (end, n, true)] {
+        for (from, to, adjusted) in [(0, start, true), (start, end, capped), (end, n, true)] {
             let before = tops;
-            let (k, p) = (t.k.wrapping_add(from * t.k_stride), p.add(from * w));
             each_block!(S, NR, to - from, |at, N| {
-                let (k, p) = (k.wrapping_add(at * t.k_stride), p.add(at * w));
-                scores::<S, N, NR>(s, t.q.as_ptr(), head, k, t.k_stride, p, &mut tops);
+                let at = from + at;
+                let more = More {
+                    key: key_bias.map(|b| b.as_ptr().add(at)),
+                    row: bias.map(|b| b.as_ptr().add(at * w)),
+                };
+                let (k, p) = (t.k.wrapping_add(at * t.k_stride), p.add(at * w));
+                scores::<S, N, NR>(s, t.q.as_ptr(), head, k, t.k_stride, more, p, &mut tops);
             });
             if adjusted {
                 tops = adjust::<S, NR>(s, &t, from..to, before);
@@ -120,10 +128,18 @@ const fn most<S: Simd, const NR: usize>() -> usize {
     }
 }
 
-/// The scores of `N` keys: `p[j][..] = k[j] . q`; `tops` takes part in the maximum.
+/// What is added to some scores: a number for each key, and one for each key and row.
+#[derive(Clone, Copy)]
+struct More {
+    key: Option<*const f32>,
+    row: Option<*const f32>,
+}
+
+/// The scores of `N` keys: `p[j][..] = k[j] . q`, and more; `tops` takes part in the maximum.
 ///
 /// # Safety
-/// `k` is valid for `N` rows of `head`, `q` for `[head][W]`, `p` for `[N][W]`.
+/// `k` is valid for `N` rows of `head`, `q` for `[head][W]`, `p` for `[N][W]`, and `more` for `[N]`
+/// and `[N][W]`.
 #[inline(always)]
 unsafe fn scores<S: Simd, const N: usize, const NR: usize>(
     s: S,
@@ -131,6 +147,7 @@ unsafe fn scores<S: Simd, const N: usize, const NR: usize>(
     head: usize,
     k: *const f32,
     k_stride: usize,
+    more: More,
     p: *mut f32,
     tops: &mut [S::F; NR],
 ) {
@@ -154,6 +171,21 @@ unsafe fn scores<S: Simd, const N: usize, const NR: usize>(
                 }
             }
         }
+        if let Some(key) = more.key {
+            for j in 0..N {
+                let key = s.splat(*key.add(j));
+                for r in 0..NR {
+                    acc[j][r] = s.add(acc[j][r], key);
+                }
+            }
+        }
+        if let Some(row) = more.row {
+            for j in 0..N {
+                for r in 0..NR {
+                    acc[j][r] = s.add(acc[j][r], s.load(row.add(j * w + r * S::LANES)));
+                }
+            }
+        }
         for j in 0..N {
             for r in 0..NR {
                 tops[r] = s.max(acc[j][r], tops[r]);
@@ -163,7 +195,8 @@ unsafe fn scores<S: Simd, const N: usize, const NR: usize>(
     }
 }
 
-/// Caps and masks the scores of some keys; they take part in the maxima.
+/// Caps the scores of some keys and then adds what is to be added, and takes away the keys that a
+/// row does not see; they take part in the maxima.
 ///
 /// # Safety
 /// The lengths in `t` have been checked.
@@ -177,8 +210,6 @@ unsafe fn adjust<S: Simd, const NR: usize>(
     let w = NR * S::LANES;
     let lowest = s.splat(f32::NEG_INFINITY);
     let p = t.p.as_ptr().cast_mut();
-    assert!(t.key_bias.is_none_or(|b| b.len() >= t.n));
-    assert!(t.bias.is_none_or(|b| b.len() >= t.n * w));
     // SAFETY: the lengths are checked.
     unsafe {
         if let Some(cap) = t.softcap {
@@ -196,13 +227,13 @@ unsafe fn adjust<S: Simd, const NR: usize>(
             }
         }
         for j in keys {
-            let key = t.key_bias.map_or(0.0, |b| *b.get_unchecked(j));
             let at = s.splat(j as f32);
             for r in 0..NR {
                 let i = j * w + r * S::LANES;
-                let mut x = s.add(s.load(p.add(i)), s.splat(key));
-                if let Some(b) = t.bias {
-                    x = s.add(x, s.load(b.as_ptr().add(i)));
+                let mut x = s.load(p.add(i));
+                if t.softcap.is_some() {
+                    x = s.add(x, s.splat(t.key_bias.map_or(0.0, |b| *b.get_unchecked(j))));
+                    x = t.bias.map_or(x, |b| s.add(x, s.load(b.as_ptr().add(i))));
                 }
                 if t.bounds.is_some() {
                     let [low, high] = bounds[r];

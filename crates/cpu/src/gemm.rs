@@ -37,7 +37,7 @@ pub(crate) use conv::{ConvShape, Sweep, conv, conv_scratch_bytes};
 pub(crate) use dot::FEW_PACKED;
 pub(crate) use finish::{Bias, Finish};
 pub(crate) use linear::{
-    LinearShape, linear, linear_from, linear_from_scratch_bytes, linear_packed,
+    Epilogue, LinearShape, linear, linear_from, linear_from_scratch_bytes, linear_packed,
     linear_scratch_bytes,
 };
 pub(crate) use matmul::{BatchAxis, Product, matmul, matmul_scratch_bytes};

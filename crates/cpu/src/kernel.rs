@@ -103,6 +103,13 @@ pub trait CpuKernel: Block {
         false
     }
 
+    /// Whether the kernel can add its results to what the output holds, where
+    /// [`Context::accumulates`] says so: a sum with them is then no step of its own. It must not
+    /// read the output else.
+    fn accumulates(&self) -> bool {
+        false
+    }
+
     /// Bytes of working memory; [`Context::scratch`] gives them.
     fn scratch(&self, inputs: &Self::Inputs<&Spec>, threads: usize) -> usize {
         let _ = (inputs, threads);
@@ -240,12 +247,19 @@ impl Out<'_> {
 pub struct Context<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) scratch: &'a mut [u8],
+    pub(crate) accumulates: bool,
 }
 
 impl<'a> Context<'a> {
     /// The threads.
     pub fn pool(&self) -> &'a Pool {
         self.pool
+    }
+
+    /// Whether the results are to be added to what the output holds; never where the kernel does
+    /// not offer it ([`CpuKernel::accumulates`]).
+    pub fn accumulates(&self) -> bool {
+        self.accumulates
     }
 
     /// The working memory that the kernel asked for, not cleared, aligned to 64 bytes.
@@ -267,6 +281,14 @@ pub(crate) trait Kernel: Send + Sync {
     }
     /// Slots whose memory may become that of the output, in order of preference.
     fn in_place(&self) -> Vec<usize>;
+    /// Whether it can add its results to what the output holds.
+    fn accumulates(&self) -> bool {
+        false
+    }
+    /// Whether it is the sum of its two operands and nothing else.
+    fn is_sum(&self) -> bool {
+        false
+    }
     fn updates(&self) -> bool {
         false
     }
@@ -300,6 +322,10 @@ impl<B: CpuKernel> Kernel for Fused<B> {
 
     fn in_place(&self) -> Vec<usize> {
         self.0.in_place().into_iter().collect()
+    }
+
+    fn accumulates(&self) -> bool {
+        self.0.accumulates()
     }
 
     fn updates(&self) -> bool {

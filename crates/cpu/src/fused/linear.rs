@@ -5,7 +5,7 @@
 use super::for_float;
 use crate::{
     Pool,
-    gemm::{self, LinearShape, Packed},
+    gemm::{self, Epilogue, LinearShape, Packed},
     kernel::{Context, CpuKernel, Out, View},
     simd::Element,
 };
@@ -40,6 +40,10 @@ impl CpuKernel for Linear {
         slot == WEIGHT
     }
 
+    fn accumulates(&self) -> bool {
+        true
+    }
+
     fn scratch(&self, i: &LinearInputs<&Spec>, _: usize) -> usize {
         let shape = geometry(&i.x.shape, &i.weight.shape);
         for_float!(i.x.dtype, T => for_float!(i.weight.dtype, W => {
@@ -55,7 +59,8 @@ impl CpuKernel for Linear {
     ) -> Result<(), Error> {
         let shape = geometry(i.x.shape(), i.weight.shape());
         let bias = i.bias.as_ref().map(View::floats).transpose()?;
-        let (bias, f, pool) = (bias.as_deref(), self.activation, c.pool());
+        let (activation, accumulate) = (self.activation, c.accumulates());
+        let (then, pool) = (Epilogue { bias: bias.as_deref(), activation, accumulate }, c.pool());
         for_float!(i.x.dtype(), T => for_float!(i.weight.dtype(), W => {
             let (x, w) = (i.x.slice::<T>()?, i.weight.slice::<W>()?);
             let (y, scratch, known) = (out.slice_mut::<T>()?, c.scratch(), &i.weight);
@@ -63,14 +68,14 @@ impl CpuKernel for Linear {
             if T::IS_F32 && many {
                 // Panels of f32 need no conversion at every use.
                 if let Some(p) = packed::<W, f32>(known, pool, w, &shape) {
-                    gemm::linear_packed::<T, f32>(pool, &shape, x, &p, bias, f, y, scratch);
+                    gemm::linear_packed::<T, f32>(pool, &shape, x, &p, then, y, scratch);
                     return Ok(());
                 }
             } else if many && let Some(p) = packed::<W, W>(known, pool, w, &shape) {
-                gemm::linear_packed::<T, W>(pool, &shape, x, &p, bias, f, y, scratch);
+                gemm::linear_packed::<T, W>(pool, &shape, x, &p, then, y, scratch);
                 return Ok(());
             }
-            gemm::linear::<T, W>(pool, &shape, x, w, bias, f, y, scratch);
+            gemm::linear::<T, W>(pool, &shape, x, w, then, y, scratch);
         }));
         Ok(())
     }

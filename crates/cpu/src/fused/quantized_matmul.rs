@@ -30,6 +30,10 @@ impl CpuKernel for QuantizedMatmul {
         }
     }
 
+    fn accumulates(&self) -> bool {
+        self.activations == Activations::Exact
+    }
+
     fn scratch(&self, i: &QuantizedMatmulInputs<&Spec>, _: usize) -> usize {
         let n = self.infer(i.clone()).ok().and_then(|y| y.last()).unwrap_or(0);
         let shape = geometry(&i.x.shape, n);
@@ -50,7 +54,7 @@ impl CpuKernel for QuantizedMatmul {
     ) -> Result<(), Error> {
         let w = weight(self.encoding, &i.packed, i.scales.as_ref(), i.biases.as_ref())?;
         let shape = geometry(i.x.shape(), out.spec().last().unwrap_or(0));
-        let (isa, pool) = (isa(), c.pool());
+        let (isa, pool, accumulate) = (isa(), c.pool(), c.accumulates());
         let interleaved = match by_digits(self, shape.m) {
             true => i.packed.prepacked(|_| quant::Interleaved::new(pool, &w)),
             false => None,
@@ -61,7 +65,8 @@ impl CpuKernel for QuantizedMatmul {
                 Activations::EightBit => quant::eight_bit(isa, pool, &shape, x, &w, y, scratch),
                 Activations::Exact => {
                     let other = interleaved.as_deref();
-                    quant::matmul(isa, pool, &shape, x, &w, other, self.transposed, y, scratch);
+                    let weight = (&w, other, self.transposed);
+                    quant::matmul(isa, pool, &shape, x, weight, accumulate, y, scratch);
                 }
             }
         });
@@ -148,13 +153,13 @@ impl Kernel for Together {
         let all = &laid[..self.rows.len()];
         for_float!(x.dtype(), T => {
             let (x, mut y) = (x.slice::<T>()?, out.slice_mut::<T>()?);
-            if quant::few_together(isa, pool, shape.m, x, all, y, c.scratch()) {
+            if quant::few_together(isa, pool, shape.m, x, all, false, y, c.scratch()) {
                 return Ok(());
             }
             for (view, &n) in inputs[1..].iter().flatten().zip(&self.rows) {
                 let (w, shape) = (weight(encoding, view, None, None)?, LinearShape { n, ..shape });
                 let (part, rest) = std::mem::take(&mut y).split_at_mut(shape.m * n);
-                quant::matmul(isa, pool, &shape, x, &w, None, true, part, c.scratch());
+                quant::matmul(isa, pool, &shape, x, (&w, None, true), false, part, c.scratch());
                 y = rest;
             }
         });

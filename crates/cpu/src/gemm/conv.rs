@@ -189,6 +189,7 @@ pub(super) fn conv_on<T: Element, W: Element>(
         column: 1,
         bias: bias.map_or(Bias::None, |b| Bias::Rows(&b[place % groups * m..][..m])),
         activation: shape.activation,
+        accumulate: false,
     };
     let (channels, plane) = (shape.channels / groups, shape.plane());
     let at = |place: usize| Raw(x.add(place * channels * plane));

@@ -28,7 +28,7 @@ impl<'a> Bias<'a> {
     }
 }
 
-/// `c[i][j] = activation(sums[i][j] + bias)`.
+/// `c[i][j] = activation(sums[i][j] + bias)`, or that added to `c[i][j]`.
 pub(crate) struct Finish<'a, T> {
     pub(crate) sums: *const f32,
     /// From row to row of the sums.
@@ -38,6 +38,8 @@ pub(crate) struct Finish<'a, T> {
     /// As many as there are rows or columns.
     pub(crate) bias: Bias<'a>,
     pub(crate) activation: Activation,
+    /// Whether the results are added to what is at their place.
+    pub(crate) accumulate: bool,
     pub(crate) c: *mut T,
     pub(crate) c_row: isize,
     pub(crate) c_column: isize,
@@ -87,7 +89,11 @@ impl<T: Element> Finish<'_, T> {
         unsafe {
             while self.c_column == 1 && self.columns - j >= S::LANES {
                 let v = s.add(s.load(sums.add(j)), s.load(bias.add(j * step)));
-                T::store(s, c.add(j), map.lanes(s, v));
+                let mut v = map.lanes(s, v);
+                if self.accumulate {
+                    v = s.add(T::load(s, c.add(j)), v);
+                }
+                T::store(s, c.add(j), v);
                 j += S::LANES;
             }
             while j < self.columns {
@@ -108,9 +114,14 @@ impl<T: Element> Finish<'_, T> {
         // SAFETY: the caller's contract.
         unsafe {
             if self.c_column == 1 {
+                let v = match self.accumulate {
+                    true => s.add(load(s, c.add(j).cast_const(), n), v),
+                    false => v,
+                };
                 T::store_partial(s, c.add(j), n, v);
                 return;
             }
+            assert!(!self.accumulate, "columns apart are not added to");
             let mut each = [T::ZERO; MAX_LANES];
             T::store(s, each.as_mut_ptr(), v);
             for (l, &x) in each[..n].iter().enumerate() {

@@ -10,6 +10,24 @@ use super::product::{Extents, Sink, packed_product, products};
 use crate::Pool;
 use crate::simd::{Element, Isa, isa};
 
+/// What happens to the products of a linear layer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Epilogue<'a> {
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) activation: Activation,
+    /// Whether the results are added to what the output holds.
+    pub(crate) accumulate: bool,
+}
+
+impl<'a> Epilogue<'a> {
+    /// Into dense rows of `n`.
+    fn sink<T>(self, out: Raw<T>, n: usize) -> Sink<'a, T> {
+        let Epilogue { bias, activation, accumulate } = self;
+        let bias = bias.map_or(Bias::None, Bias::Columns);
+        Sink { c: out, row: n as isize, column: 1, bias, activation, accumulate }
+    }
+}
+
 /// The extents of a linear layer: `out [m, n] = x [m, k] * (weight [n, k])^T`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LinearShape {
@@ -36,11 +54,11 @@ impl LinearShape {
 
     /// # Panics
     /// If the slices are shorter than the extents say.
-    fn check<X, T>(&self, x: &[X], bias: Option<&[f32]>, out: &[T]) {
+    fn check<X, T>(&self, x: &[X], then: Epilogue<'_>, out: &[T]) {
         let &LinearShape { m, n, k, x_row } = self;
         assert!(m == 0 || (m - 1) * x_row + k <= x.len(), "x is shorter than {self:?}");
         assert_eq!(out.len(), m * n, "the output is not {self:?}");
-        assert!(bias.is_none_or(|b| b.len() == n), "the bias is not {self:?}");
+        assert!(then.bias.is_none_or(|b| b.len() == n), "the bias is not {self:?}");
     }
 
     fn rows<T>(&self, x: &[T]) -> Rows<T> {
@@ -64,23 +82,21 @@ pub(super) fn linear_scratch_bytes_on<T: Element, W: Element>(
     if shape.m <= FEW { e.few_scratch_bytes() } else { e.scratch_bytes() }
 }
 
-/// `out = activation(x weight^T + bias)`: `weight` is dense, `out` is dense, x has rows at any
-/// distance. `scratch` is aligned to 64 bytes.
+/// `out = activation(x weight^T + bias)`, or that added to it: `weight` is dense, `out` is dense, x
+/// has rows at any distance. `scratch` is aligned to 64 bytes.
 ///
 /// # Panics
 /// If a slice does not fit the shape.
-#[expect(clippy::too_many_arguments, reason = "the operands of the layer")]
 pub(crate) fn linear<T: Element, W: Element>(
     pool: &Pool,
     shape: &LinearShape,
     x: &[T],
     weight: &[W],
-    bias: Option<&[f32]>,
-    activation: Activation,
+    then: Epilogue<'_>,
     out: &mut [T],
     scratch: &mut [u8],
 ) {
-    linear_on(isa(), pool, shape, x, weight, bias, activation, out, scratch);
+    linear_on(isa(), pool, shape, x, weight, then, out, scratch);
 }
 
 #[expect(clippy::too_many_arguments, reason = "the operands of the layer")]
@@ -90,12 +106,11 @@ pub(super) fn linear_on<T: Element, W: Element>(
     shape: &LinearShape,
     x: &[T],
     weight: &[W],
-    bias: Option<&[f32]>,
-    activation: Activation,
+    then: Epilogue<'_>,
     out: &mut [T],
     scratch: &mut [u8],
 ) {
-    shape.check(x, bias, out);
+    shape.check(x, then, out);
     let &LinearShape { m, n, k, .. } = shape;
     assert_eq!(weight.len(), n * k, "the weight is not {shape:?}");
     if shape.is_empty() {
@@ -104,11 +119,10 @@ pub(super) fn linear_on<T: Element, W: Element>(
     let e = shape.extents::<T, W>(isa);
     let weight = Raw(weight.as_ptr().cast_mut());
     let c = Raw(out.as_mut_ptr());
-    let bias = bias.map_or(Bias::None, Bias::Columns);
     let rows = shape.rows(x);
     let rows = |_, _| rows;
     let columns = |_| Strided { at: weight, k, columns: n, step: 1, column: k as isize };
-    let sink = |_, _| Sink { c, row: n as isize, column: 1, bias, activation };
+    let sink = |_, _| then.sink(c, n);
     // SAFETY: the slices are as long as the shape says.
     unsafe {
         match m <= FEW {
@@ -122,18 +136,16 @@ pub(super) fn linear_on<T: Element, W: Element>(
 ///
 /// # Panics
 /// If a slice or the weight does not fit the shape.
-#[expect(clippy::too_many_arguments, reason = "the operands of the layer")]
 pub(crate) fn linear_packed<T: Element, W: Element>(
     pool: &Pool,
     shape: &LinearShape,
     x: &[T],
     weight: &Packed<W>,
-    bias: Option<&[f32]>,
-    activation: Activation,
+    then: Epilogue<'_>,
     out: &mut [T],
     scratch: &mut [u8],
 ) {
-    shape.check(x, bias, out);
+    shape.check(x, then, out);
     let &LinearShape { m, n, k, .. } = shape;
     assert_eq!((weight.n, weight.k), (n, k), "the weight is not {shape:?}");
     if m == 0 || n == 0 {
@@ -141,9 +153,8 @@ pub(crate) fn linear_packed<T: Element, W: Element>(
     }
     let e = shape.extents::<T, W>(weight.isa);
     let c = Raw(out.as_mut_ptr());
-    let bias = bias.map_or(Bias::None, Bias::Columns);
     let rows = shape.rows(x);
-    let sink = |_, _| Sink { c, row: n as isize, column: 1, bias, activation };
+    let sink = |_, _| then.sink(c, n);
     // SAFETY: the slices are as long as the shape says, and so are the panels.
     unsafe { packed_product(pool, &e, |_, _| rows, weight.panels(), sink, scratch) };
 }
@@ -158,23 +169,24 @@ pub(crate) fn linear_from_scratch_bytes<T: Element>(isa: Isa, shape: &LinearShap
 ///
 /// # Panics
 /// If a slice does not fit the shape.
+#[expect(clippy::too_many_arguments, reason = "the operands of the layer")]
 pub(crate) fn linear_from<X: Element, T: Element, C: Columns<T = f32>>(
     isa: Isa,
     pool: &Pool,
     shape: &LinearShape,
     x: &[X],
     columns: C,
+    then: Epilogue<'_>,
     out: &mut [T],
     scratch: &mut [u8],
 ) {
-    shape.check(x, None, out);
+    shape.check(x, then, out);
     if shape.is_empty() {
         return;
     }
     let e = shape.extents::<X, f32>(isa);
     let (c, rows) = (Raw(out.as_mut_ptr()), shape.rows(x));
-    let (bias, activation) = (Bias::None, Activation::Identity);
-    let sink = |_, _| Sink { c, row: shape.n as isize, column: 1, bias, activation };
+    let sink = |_, _| then.sink(c, shape.n);
     // SAFETY: the slices are as long as the shape says.
     unsafe { products(pool, &e, |_, _| rows, |_| columns, sink, scratch) };
 }

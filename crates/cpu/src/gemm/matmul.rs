@@ -193,6 +193,7 @@ pub(super) unsafe fn matmul_on<T: Element>(
             column: p.c[1],
             bias: Bias::None,
             activation: Activation::Identity,
+            accumulate: false,
         }
     };
     // SAFETY: the caller vouches for the matrices; canonical() describes the same.

@@ -30,6 +30,8 @@ pub(super) struct Sink<'a, T> {
     pub(super) column: isize,
     pub(super) bias: Bias<'a>,
     pub(super) activation: Activation,
+    /// Whether it is added to what is there, which takes steps of 1 along columns.
+    pub(super) accumulate: bool,
 }
 
 /// The cut of C into blocks.
@@ -109,6 +111,7 @@ impl<W: Element> Ready<W> {
             columns,
             bias: sink.bias.of(row, rows, column, columns),
             activation: sink.activation,
+            accumulate: sink.accumulate,
             c,
             c_row: sink.row,
             c_column: sink.column,

@@ -190,6 +190,7 @@ impl<T: Element> WithSimd for Band<'_, T> {
                     columns: columns.outputs,
                     bias: Bias::None,
                     activation: self.activation,
+                    accumulate: false,
                     c: self.out.wrapping_add(row * columns.outputs),
                     c_row: columns.outputs as isize,
                     c_column: 1,

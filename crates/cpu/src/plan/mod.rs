@@ -3,7 +3,8 @@
 //! 1. [`build`]: every node becomes a view of a buffer or a step that writes one. Reshapes,
 //!    transposes, slices and broadcasts are views; an operand that a kernel cannot read as it
 //!    stands is copied by a step of its own; elementwise functions in a row are one step
-//!    ([`chains`]), and so are products of one operand with several packed weights ([`join`]).
+//!    ([`chains`]), and so are products of one operand with several packed weights ([`join`]), and
+//!    a product and the sum that it goes into ([`residual`]).
 //! 2. [`Builder::reuse`]: a step writes over an operand that dies there, where its kernel can.
 //! 3. [`Builder::compute`]: what depends on weights alone and is needed by another step is computed
 //!    now, once for all programs of the backend ([`recipe`]); what only led there is dropped. Like
@@ -16,6 +17,7 @@ mod join;
 mod layout;
 mod memory;
 mod recipe;
+mod residual;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -130,6 +132,7 @@ pub(crate) fn build(cpu: &Cpu, graph: &Graph, params: &Params) -> Result<Plan, E
         exits.push((b.exit(k, t)?, t.spec().clone()));
     }
     b.join();
+    b.add_residuals();
     b.reuse(&mut exits);
     b.compute(&exits)?;
     Ok(b.finish(exits))

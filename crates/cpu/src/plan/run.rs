@@ -243,7 +243,7 @@ fn execute(
     // SAFETY: as above; the output and the scratch are disjoint ranges.
     let (bytes, scratch) = unsafe { (spans[step.out].get_mut(), scratch.get_mut()) };
     let mut out = Out { spec: &step.out_spec, bytes };
-    step.kernel.run(&views, &mut out, &mut Context { pool, scratch })
+    step.kernel.run(&views, &mut out, &mut Context { pool, scratch, accumulates: false })
 }
 
 /// Runs one step whose operands are all known.

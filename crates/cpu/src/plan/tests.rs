@@ -311,3 +311,65 @@ fn products_of_one_operand_with_several_packed_weights_are_one_step() {
         }
     }
 }
+
+/// `f` of an input and of a product with it, planned and run on `x`: the steps, and the result.
+fn planned(
+    f: impl Fn(&Tensor, &dyn Fn(&Tensor) -> Tensor) -> Vec<Tensor>,
+    x: &[f32],
+) -> (usize, Vec<Vec<f64>>) {
+    let spec = Spec::new(DType::F32, [3, 4]);
+    let weight = Value::new([4, 4], (0..16).map(|i| i as f32 - 7.5).collect::<Vec<_>>());
+    let params = Params::from_iter([("w".to_string(), weight.expect("a weight"))]);
+    let linear = |x: &Tensor| {
+        let w = Tensor::param("w", Spec::new(DType::F32, [4, 4]));
+        fast::linear(x, &w, None, Activation::Identity)
+    };
+    let graph = Graph::trace(std::slice::from_ref(&spec), |i| f(&i[0], &linear)).expect("a graph");
+    let value = Value::new([3, 4], x.to_vec()).expect("an input");
+    let run = |cpu: &Cpu| {
+        let program = compile(&graph, cpu, &params, Policy::Allow).expect("compiled");
+        let out = program.run(vec![value.clone()]).expect("run");
+        (program.steps(), out.iter().map(Value::to_f64).collect::<Vec<_>>())
+    };
+    let (steps, out) = run(&Cpu::on(Pool::new(2)));
+    // Whole numbers: sums in any order are the same.
+    assert_eq!(out, run(&Cpu::composed()).1);
+    (steps, out)
+}
+
+#[test]
+fn a_product_adds_to_what_it_is_added_to_where_nobody_else_needs_that() {
+    let x: Vec<f32> = (0..12).map(|i| (i % 5) as f32).collect();
+    // One step for the doubling and one for the product, whichever way round the sum is.
+    let twice = |x: &Tensor| x * 2.0;
+    assert_eq!(planned(|x, linear| vec![twice(x) + linear(x)], &x).0, 2);
+    assert_eq!(planned(|x, linear| vec![linear(x) + twice(x)], &x).0, 2);
+    let both = |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| {
+        let y = twice(x) + linear(x);
+        vec![&y + linear(&x.exp().log())]
+    };
+    assert_eq!(planned(both, &[1.0; 12]).0, 4);
+    // The product reads what it would write over; so does a later step; or it is an output, or the
+    // product is; or an input of the program, which belongs to the caller.
+    let own = |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| {
+        let y = twice(x);
+        vec![&y + linear(&y)]
+    };
+    assert_eq!(planned(own, &x).0, 3);
+    let later = |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| {
+        let y = twice(x);
+        vec![(&y + linear(x)).exp().log() * &y]
+    };
+    assert_eq!(planned(later, &[0.0; 12]).1[0], [0.0; 12]);
+    let shown = |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| {
+        let y = twice(x);
+        vec![&y + linear(x), y]
+    };
+    assert_eq!(planned(shown, &x).0, 3);
+    let product = |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| {
+        let y = linear(x);
+        vec![linear(&twice(x)) + &y, y]
+    };
+    assert_eq!(planned(product, &x).0, 4);
+    assert_eq!(planned(|x, linear| vec![x + linear(x)], &x).0, 2);
+}

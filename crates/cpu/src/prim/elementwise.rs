@@ -183,6 +183,10 @@ impl Primitive for Zip {
         vec![0, 1]
     }
 
+    fn is_sum(&self) -> bool {
+        self.0 == Binary::Add
+    }
+
     fn run(&self, x: &[View<'_>], out: &mut Out<'_>, c: &mut Context<'_>) -> Result<(), Error> {
         let slow = matches!(self.0, Binary::Rem | Binary::Pow);
         match out.spec.dtype {

@@ -55,6 +55,9 @@ pub(crate) trait Primitive: Send + Sync {
     fn updates(&self) -> bool {
         false
     }
+    fn is_sum(&self) -> bool {
+        false
+    }
     fn scratch(&self, inputs: &[&Layout], threads: usize) -> usize {
         let _ = (inputs, threads);
         0
@@ -71,6 +74,9 @@ impl<P: Primitive> Kernel for P {
     }
     fn updates(&self) -> bool {
         Primitive::updates(self)
+    }
+    fn is_sum(&self) -> bool {
+        Primitive::is_sum(self)
     }
     fn scratch(&self, inputs: &[Option<&Layout>], threads: usize) -> usize {
         Primitive::scratch(self, &inputs.iter().copied().flatten().collect::<Vec<_>>(), threads)

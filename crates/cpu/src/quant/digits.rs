@@ -35,17 +35,19 @@ pub(super) fn scratch_bytes(shape: &LinearShape) -> usize {
 }
 
 /// `x W^T` of a few dense rows with each of some weights of one encoding, one after the other in
-/// `out`. Says `false`, and does nothing, where a weight is not laid out, or `x` holds what digits
+/// `out`, or added to what it holds. Says `false`, and does nothing, where a weight is not laid out, or `x` holds what digits
 /// cannot say: what is not finite, or next to nothing.
 ///
 /// # Panics
 /// If a slice does not fit, or the weights differ in encoding or width.
+#[expect(clippy::too_many_arguments, reason = "the operands of the product")]
 pub(crate) fn few_together<T: Element>(
     isa: Isa,
     pool: &Pool,
     m: usize,
     x: &[T],
     weights: &[Option<&Interleaved>],
+    accumulate: bool,
     out: &mut [T],
     mut scratch: &mut [u8],
 ) -> bool {
@@ -101,6 +103,7 @@ pub(crate) fn few_together<T: Element>(
                         pitch: weight.rows,
                         rows,
                         count: 4.min(m - row),
+                        accumulate,
                     };
                     match (weight.wide, weight.offsets) {
                         (false, true) => on(isa, Dots::<T, false, true>(part)),
@@ -133,6 +136,7 @@ struct Part<T> {
     rows: usize,
     /// Rows of x, at most 4.
     count: usize,
+    accumulate: bool,
 }
 
 /// With weights of 8 bits if `WIDE`, else of 4: with offsets, or counted from -8.
@@ -162,7 +166,7 @@ impl<T: Element, const WIDE: bool, const OFFSETS: bool> Dots<T, WIDE, OFFSETS> {
     /// The pointers are valid for what the fields say, and there are `M` rows of x from `row` on.
     #[inline(always)]
     unsafe fn all<S: Simd, const M: usize>(&self, s: S, row: usize) {
-        let Part { weight, groups, x, scales, sums, to, pitch, rows, .. } = self.0;
+        let Part { weight, groups, x, scales, sums, to, pitch, rows, accumulate, .. } = self.0;
         let vectors = const { ROWS / S::LANES };
         let size = group_bytes(WIDE, OFFSETS);
         let mut acc = [[s.zero(); 4]; M];
@@ -214,7 +218,11 @@ impl<T: Element, const WIDE: bool, const OFFSETS: bool> Dots<T, WIDE, OFFSETS> {
             if rows == ROWS {
                 for (v, &acc) in acc.iter().enumerate().take(vectors) {
                     // SAFETY: sixteen columns of the output, which are this task's alone.
-                    unsafe { T::store(s, to.add((row + i) * pitch + v * S::LANES), acc) };
+                    unsafe {
+                        let to = to.add((row + i) * pitch + v * S::LANES);
+                        let sum = if accumulate { s.add(T::load(s, to), acc) } else { acc };
+                        T::store(s, to, sum);
+                    }
                 }
                 continue;
             }
@@ -225,7 +233,11 @@ impl<T: Element, const WIDE: bool, const OFFSETS: bool> Dots<T, WIDE, OFFSETS> {
             }
             for (r, &lane) in lanes.iter().enumerate().take(rows) {
                 // SAFETY: these rows and columns of the output are this task's alone.
-                unsafe { *to.add((row + i) * pitch + r) = T::from_f32(lane) };
+                unsafe {
+                    let to = to.add((row + i) * pitch + r);
+                    let before = if accumulate { (*to).to_f32() } else { -0.0 };
+                    *to = T::from_f32(before + lane);
+                }
             }
         }
     }

@@ -24,13 +24,15 @@ pub(super) fn scratch_bytes<T: Element>(shape: &LinearShape, encoding: Encoding)
     widened + lines(m * (k / group(encoding)) * MAX_LANES * 4)
 }
 
-/// `out = x W^T`, of at most [`FEW`] dense rows.
+/// `out = x W^T`, or that added to it, of at most [`FEW`] dense rows.
+#[expect(clippy::too_many_arguments, reason = "the operands of the product")]
 pub(super) fn few<T: Element>(
     isa: Isa,
     pool: &Pool,
     shape: &LinearShape,
     x: &[T],
     weight: &Weight<'_>,
+    accumulate: bool,
     out: &mut [T],
     mut scratch: &mut [u8],
 ) {
@@ -71,8 +73,10 @@ pub(super) fn few<T: Element>(
                     // SAFETY: these rows and columns of the output are this task's alone, and `dots`
                     // has written their sums.
                     unsafe {
-                        let sum = *to.add(i * MOST + j);
-                        *out.add((pass + i) * n + first + j) = T::from_f32(sum);
+                        let (sum, to) =
+                            (*to.add(i * MOST + j), out.add((pass + i) * n + first + j));
+                        let before = if accumulate { (*to).to_f32() } else { -0.0 };
+                        *to = T::from_f32(before + sum);
                     }
                 }
             }

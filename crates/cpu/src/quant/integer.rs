@@ -4,7 +4,7 @@ use super::Weight;
 use super::format::{Format, Q4_0, Q4_1, Q8_0};
 use super::panels::Panels;
 use crate::Pool;
-use crate::gemm::{self, LinearShape, Raw, lines, on, share, take};
+use crate::gemm::{self, Epilogue, LinearShape, Raw, lines, on, share, take};
 use crate::simd::{Element, Isa, Simd, WithSimd};
 use frit_ops::Encoding;
 use half::f16;
@@ -109,7 +109,16 @@ pub(crate) fn eight_bit<T: Element>(
         // SAFETY: all rows were written above, and nothing else uses them.
         let wide = unsafe { std::slice::from_raw_parts(wide.add(0), m * k) };
         let columns = Panels { isa, weight: *weight, transposed: true };
-        return gemm::linear_from(isa, pool, shape, wide, columns, out, scratch);
+        return gemm::linear_from(
+            isa,
+            pool,
+            shape,
+            wide,
+            columns,
+            Epilogue::default(),
+            out,
+            scratch,
+        );
     }
     let y = Raw(out.as_mut_ptr());
     let chunk = (TASK_BYTES * n / weight.bytes.len().max(1)).clamp(4, MOST);

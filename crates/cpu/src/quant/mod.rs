@@ -30,7 +30,7 @@ pub(crate) use integer::{eight_bit, eight_bit_scratch_bytes, takes_eight_bit};
 pub(crate) use rows::dequantize;
 
 use crate::Pool;
-use crate::gemm::{self, LinearShape};
+use crate::gemm::{self, Epilogue, LinearShape};
 use crate::simd::{Element, Isa};
 use frit_ops::Encoding;
 use half::{bf16, f16};
@@ -103,7 +103,8 @@ pub(crate) fn matmul_scratch_bytes<T: Element>(
 }
 
 /// `out = x W^T` of a `weight` of `[n, k]`, or `x W` of `[k, n]` where it is not `transposed`.
-/// `scratch` is aligned to 64 bytes; `interleaved` is the same weight, laid out for digits.
+/// `scratch` is aligned to 64 bytes; the weight comes with the same one laid out for digits, and
+/// with `transposed`. To `accumulate` adds to what `out` holds.
 ///
 /// # Panics
 /// If a slice does not fit the shape.
@@ -113,9 +114,8 @@ pub(crate) fn matmul<T: Element>(
     pool: &Pool,
     shape: &LinearShape,
     x: &[T],
-    weight: &Weight<'_>,
-    interleaved: Option<&Interleaved>,
-    transposed: bool,
+    (weight, interleaved, transposed): (&Weight<'_>, Option<&Interleaved>, bool),
+    accumulate: bool,
     out: &mut [T],
     scratch: &mut [u8],
 ) {
@@ -123,13 +123,14 @@ pub(crate) fn matmul<T: Element>(
     assert_eq!((weight.rows, weight.width), sides, "the weight is not {shape:?}");
     match transposed && shape.m <= FEW {
         true => {
-            if !few_together(isa, pool, shape.m, x, &[interleaved], out, scratch) {
-                few::few(isa, pool, shape, x, weight, out, scratch);
+            if !few_together(isa, pool, shape.m, x, &[interleaved], accumulate, out, scratch) {
+                few::few(isa, pool, shape, x, weight, accumulate, out, scratch);
             }
         }
         false => {
             let columns = panels::Panels { isa, weight: *weight, transposed };
-            gemm::linear_from(isa, pool, shape, x, columns, out, scratch);
+            let then = Epilogue { accumulate, ..Epilogue::default() };
+            gemm::linear_from(isa, pool, shape, x, columns, then, out, scratch);
         }
     }
 }

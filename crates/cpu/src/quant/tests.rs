@@ -125,7 +125,7 @@ fn scales_and_offsets_that_cancel_lose_little_of_activations_with_a_mean() {
             let mut words = scratch(bytes);
             let mut y = vec![f32::NAN; m * n];
             let room = aligned(&mut words, bytes);
-            matmul(isa, &Pool::new(2), &shape, &x, &weight, None, true, &mut y, room);
+            matmul(isa, &Pool::new(2), &shape, &x, (&weight, None, true), false, &mut y, room);
             let error = worst(m, k, &x, &y, number);
             assert!(error < 1e-6, "{m} rows on {isa}: {error:e}");
         }
@@ -155,7 +155,16 @@ fn products_by_digits_lose_no_more_than_sums_in_f32_and_leave_the_rest_to_f32() 
                 let mut y = vec![f32::NAN; 2 * n];
                 let room = aligned(words, bytes);
                 let laid = Some(&laid);
-                matmul(isa, &Pool::new(threads), &shape, x, &weight, laid, true, &mut y, room);
+                matmul(
+                    isa,
+                    &Pool::new(threads),
+                    &shape,
+                    x,
+                    (&weight, laid, true),
+                    false,
+                    &mut y,
+                    room,
+                );
                 y
             };
             let y = run(&x, 1, &mut words);
@@ -196,7 +205,7 @@ fn a_row_has_the_same_bits_alone_as_among_others() {
                     let bytes = matmul_scratch_bytes::<f32>(isa, &shape, encoding, true);
                     let (mut words, mut y) = (scratch(bytes), vec![f32::NAN; m * n]);
                     let (room, laid) = (aligned(&mut words, bytes), Some(&laid));
-                    matmul(isa, &pool, &shape, x, &weight, laid, true, &mut y, room);
+                    matmul(isa, &pool, &shape, x, (&weight, laid, true), false, &mut y, room);
                     y.into_iter().map(f32::to_bits).collect::<Vec<_>>()
                 };
                 let (one, other) = x.split_at(k);
@@ -222,9 +231,14 @@ fn products_of_every_number_of_rows_are_those_of_float64() {
                     let laid = laid.as_ref();
                     let mut y = vec![f32::NAN; m * n];
                     let room = aligned(&mut words, bytes);
-                    matmul(isa, &pool, &shape, &x, &weight, laid, true, &mut y, room);
+                    matmul(isa, &pool, &shape, &x, (&weight, laid, true), false, &mut y, room);
                     let error = worst(m, k, &x, &y, |j, p| packed.numbers[j * k + p]);
                     assert!(error < 1e-6, "{encoding} on {isa}, {m} rows: {error:e}");
+                    let mut sums: Vec<f32> = (0..m * n).map(|i| i as f32 * 0.25).collect();
+                    let wanted: Vec<f32> = sums.iter().zip(&y).map(|(x, y)| x + y).collect();
+                    let room = aligned(&mut words, bytes);
+                    matmul(isa, &pool, &shape, &x, (&weight, laid, true), true, &mut sums, room);
+                    assert_eq!(sums, wanted, "{encoding} on {isa}, {m} rows added");
                 }
             }
         }
@@ -246,7 +260,7 @@ fn affine_weights_may_lie_the_other_way() {
                 let mut y = vec![f32::NAN; m * n];
                 let room = aligned(&mut words, bytes);
                 let weight = packed.weight();
-                matmul(isa, &Pool::new(2), &shape, &x, &weight, None, false, &mut y, room);
+                matmul(isa, &Pool::new(2), &shape, &x, (&weight, None, false), false, &mut y, room);
                 let error = worst(m, k, &x, &y, |j, p| packed.numbers[p * n + j]);
                 assert!(error < 1e-6, "{encoding} on {isa}, {m} rows: {error:e}");
             }

@@ -3,7 +3,7 @@ use frit_ops::{Activation, Linear};
 use half::{bf16, f16};
 
 use super::super::linear::{linear_on, linear_scratch_bytes_on};
-use super::super::{LinearShape, Packed, linear, linear_packed, linear_scratch_bytes};
+use super::super::{Epilogue, LinearShape, Packed, linear, linear_packed, linear_scratch_bytes};
 use super::{ACTIVATIONS, Random, Scratch, activated, bits, compare, for_float, near, slice, wide};
 use crate::Pool;
 use crate::simd::{Element, Isa, available};
@@ -14,6 +14,14 @@ struct Layer<T, W> {
     weight: Vec<W>,
     bias: Option<Vec<f32>>,
     activation: Activation,
+    accumulate: bool,
+}
+
+impl<T, W> Layer<T, W> {
+    /// What the output holds before.
+    fn before(&self) -> f32 {
+        if self.accumulate { 1.5 } else { 77.0 }
+    }
 }
 
 /// How the weight is given.
@@ -33,6 +41,7 @@ impl<T: Element, W: Element> Layer<T, W> {
             weight: random.vec(n * k),
             bias: Some(random.vec(n)),
             activation: Activation::Identity,
+            accumulate: false,
         }
     }
 
@@ -40,27 +49,35 @@ impl<T: Element, W: Element> Layer<T, W> {
     fn run(&self, isa: Isa, threads: usize, form: Form) -> Vec<T> {
         let pool = Pool::new(threads);
         let Layer { shape, x, weight, activation, .. } = self;
-        let bias = self.bias.as_deref();
-        let mut out = vec![T::from_f32(77.0); shape.m * shape.n];
+        let (bias, accumulate) = (self.bias.as_deref(), self.accumulate);
+        let then = Epilogue { bias, activation: *activation, accumulate };
+        let mut out = vec![T::from_f32(self.before()); shape.m * shape.n];
         let mut scratch = Scratch::new(linear_scratch_bytes_on::<T, W>(isa, shape));
         let scratch = scratch.bytes();
         match form {
             Form::Packed => {
                 let weight = Packed::<W>::new_on(&pool, isa, weight, shape.n, shape.k);
-                linear_packed(&pool, shape, x, &weight, bias, *activation, &mut out, scratch);
+                linear_packed(&pool, shape, x, &weight, then, &mut out, scratch);
             }
             Form::Wide => {
                 let weight = Packed::<f32>::new_on(&pool, isa, weight, shape.n, shape.k);
-                linear_packed(&pool, shape, x, &weight, bias, *activation, &mut out, scratch);
+                linear_packed(&pool, shape, x, &weight, then, &mut out, scratch);
             }
             Form::Stored => {
-                linear_on(isa, &pool, shape, x, weight, bias, *activation, &mut out, scratch);
+                linear_on(isa, &pool, shape, x, weight, then, &mut out, scratch);
             }
         }
         out
     }
 
-    fn holds(&self) {
+    fn holds(&mut self) {
+        self.gives(false);
+        self.gives(true);
+    }
+
+    fn gives(&mut self, accumulate: bool) {
+        self.accumulate = accumulate;
+        let before = if accumulate { f64::from(self.before()) } else { 0.0 };
         let LinearShape { m, n, k, x_row } = self.shape;
         let mut want = Vec::new();
         for i in 0..m {
@@ -70,13 +87,16 @@ impl<T: Element, W: Element> Layer<T, W> {
                 let (sum, size) = terms.fold((0.0, 0.0), |(s, a), t| (s + t, a + t.abs()));
                 let bias = self.bias.as_ref().map_or(0.0, |b| f64::from(b[j]));
                 // No activation here is steeper than 1.13.
-                want.push((activated(self.activation, sum + bias), 1.2 * (size + bias.abs())));
+                let (result, size) =
+                    (activated(self.activation, sum + bias), 1.2 * (size + bias.abs()));
+                want.push((before + result, before + size));
             }
         }
         for &isa in available() {
             for form in [Form::Stored, Form::Packed, Form::Wide] {
                 let out = self.run(isa, 1, form);
-                let name = format!("{isa} {form:?} {:?} {:?}", self.shape, self.activation);
+                let name =
+                    format!("{isa} {form:?} {:?} {:?} {accumulate}", self.shape, self.activation);
                 assert_eq!(bits(&out), bits(&self.run(isa, 3, form)), "{name}: threads show");
                 for (&got, &(want, size)) in out.iter().zip(&want) {
                     assert!(near(got, want, size), "{name}: {} instead of {want}", wide(got));
@@ -170,12 +190,13 @@ fn cases_of_the_catalogue_hold() {
                 let (x, weight) = (slice::<T>(x), slice::<W>(weight));
                 let mut out = vec![<T as Element>::ZERO; m * n];
                 let mut scratch = Scratch::new(linear_scratch_bytes::<T, W>(&shape));
-                let a = layer.activation;
-                linear(&pool, &shape, x, weight, bias, a, &mut out, scratch.bytes());
+                let activation = layer.activation;
+                let then = Epilogue { bias, activation, accumulate: false };
+                linear(&pool, &shape, x, weight, then, &mut out, scratch.bytes());
                 compare(&name, &out, &want.data, case.tolerance(dtype));
                 out.fill(<T as Element>::ZERO);
                 let weight = Packed::<W>::new(&pool, weight, n, k);
-                linear_packed(&pool, &shape, x, &weight, bias, a, &mut out, scratch.bytes());
+                linear_packed(&pool, &shape, x, &weight, then, &mut out, scratch.bytes());
                 compare(&name, &out, &want.data, case.tolerance(dtype));
             }));
             cases += 1;

@@ -140,6 +140,7 @@ struct More {
 /// # Safety
 /// `k` is valid for `N` rows of `head`, `q` for `[head][W]`, `p` for `[N][W]`, and `more` for `[N]`
 /// and `[N][W]`.
+#[expect(clippy::too_many_arguments, reason = "the operands of the product")]
 #[inline(always)]
 unsafe fn scores<S: Simd, const N: usize, const NR: usize>(
     s: S,

@@ -3,7 +3,7 @@
 use frit_ops::{Activation, GeluForm};
 
 use crate::kernels::activation::{self, WithMap};
-use crate::kernels::{Map1, load};
+use crate::kernels::{Map1, SEVERAL, load};
 use crate::simd::{Element, MAX_LANES, Simd, WithSimd};
 
 /// What is added to the sums.
@@ -87,14 +87,20 @@ impl<T: Element> Finish<'_, T> {
         // SAFETY: the sums, the results and a bias of columns have so many elements; no more than
         // n are touched.
         unsafe {
-            while self.c_column == 1 && self.columns - j >= S::LANES {
-                let v = s.add(s.load(sums.add(j)), s.load(bias.add(j * step)));
-                let mut v = map.lanes(s, v);
-                if self.accumulate {
-                    v = s.add(T::load(s, c.add(j)), v);
+            while self.c_column == 1 && self.columns - j >= SEVERAL * S::LANES {
+                let mut x = [s.zero(); SEVERAL];
+                for (v, x) in x.iter_mut().enumerate() {
+                    let j = j + v * S::LANES;
+                    *x = s.add(s.load(sums.add(j)), s.load(bias.add(j * step)));
                 }
-                T::store(s, c.add(j), v);
-                j += S::LANES;
+                for (v, mut y) in map.several(s, x).into_iter().enumerate() {
+                    let c = c.add(j + v * S::LANES);
+                    if self.accumulate {
+                        y = s.add(T::load(s, c), y);
+                    }
+                    T::store(s, c, y);
+                }
+                j += SEVERAL * S::LANES;
             }
             while j < self.columns {
                 let n = S::LANES.min(self.columns - j);
@@ -118,7 +124,10 @@ impl<T: Element> Finish<'_, T> {
                     true => s.add(load(s, c.add(j).cast_const(), n), v),
                     false => v,
                 };
-                T::store_partial(s, c.add(j), n, v);
+                match n == S::LANES {
+                    true => T::store(s, c.add(j), v),
+                    false => T::store_partial(s, c.add(j), n, v),
+                }
                 return;
             }
             assert!(!self.accumulate, "columns apart are not added to");

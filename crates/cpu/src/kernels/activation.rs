@@ -39,7 +39,6 @@ macro_rules! functions {
 
 functions! {
     Identity => |_s, x| x;
-    GeluErf => |s, x| math::gelu_erf(s, x);
     GeluTanh => |s, x| math::gelu_tanh(s, x);
     QuickGelu => |s, x| math::quick_gelu(s, x);
     Silu => |s, x| math::silu(s, x);
@@ -49,6 +48,21 @@ functions! {
         let gate = s.min(s.splat(6.0), s.max(s.zero(), s.add(x, s.splat(3.0))));
         s.mul(s.mul(x, gate), s.splat(1.0 / 6.0))
     };
+}
+
+#[derive(Clone, Copy)]
+struct GeluErf;
+
+impl Map1 for GeluErf {
+    #[inline(always)]
+    fn lanes<S: Simd>(self, s: S, x: S::F) -> S::F {
+        math::gelu_erf(s, x)
+    }
+
+    #[inline(always)]
+    fn several<S: Simd, const V: usize>(self, s: S, x: [S::F; V]) -> [S::F; V] {
+        math::gelu_erf_several(s, x)
+    }
 }
 
 /// Work that ends in a function of each lane.

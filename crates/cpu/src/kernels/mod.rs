@@ -134,15 +134,29 @@ pub(crate) trait Body<S: Simd>: Copy {
     /// # Safety
     /// The inputs must reach to `at + n`, `n <= LANES`.
     unsafe fn lanes(self, s: S, at: usize, n: usize) -> S::F;
+
+    /// `V` whole vectors of outputs from `at` on.
+    ///
+    /// # Safety
+    /// The inputs must reach to `at + V * LANES`.
+    #[inline(always)]
+    unsafe fn several<const V: usize>(self, s: S, at: usize) -> [S::F; V] {
+        let mut y = [s.zero(); V];
+        for (v, y) in y.iter_mut().enumerate() {
+            // SAFETY: the caller's contract.
+            *y = unsafe { self.lanes(s, at + v * S::LANES, S::LANES) };
+        }
+        y
+    }
 }
 
-/// Writes `body` to `len` elements at `out`, past the caches if `stream` (and `T` is f32).
+/// Writes `body` to `len` elements at `out`, `V` vectors at a time, past the caches if `stream` (and `T` is f32).
 ///
 /// # Safety
 /// `out` is valid for writes of `len` elements and the inputs of `body` for reads. An input may be
 /// `out` itself: each vector is read before it is written.
 #[inline(always)]
-pub(crate) unsafe fn sweep<S: Simd, T: Element>(
+pub(crate) unsafe fn sweep<S: Simd, T: Element, const V: usize>(
     s: S,
     out: *mut T,
     len: usize,
@@ -158,17 +172,22 @@ pub(crate) unsafe fn sweep<S: Simd, T: Element>(
             if at > 0 {
                 T::store_partial(s, out, at, body.lanes(s, 0, at));
             }
+            while len - at >= V * S::LANES {
+                for (v, y) in body.several::<V>(s, at).into_iter().enumerate() {
+                    s.store_stream(out.add(at + v * S::LANES).cast(), y);
+                }
+                at += V * S::LANES;
+            }
             while len - at >= S::LANES {
                 s.store_stream(out.add(at).cast(), body.lanes(s, at, S::LANES));
                 at += S::LANES;
             }
         } else {
-            while len - at >= 2 * S::LANES {
-                let a = body.lanes(s, at, S::LANES);
-                let b = body.lanes(s, at + S::LANES, S::LANES);
-                T::store(s, out.add(at), a);
-                T::store(s, out.add(at + S::LANES), b);
-                at += 2 * S::LANES;
+            while len - at >= V * S::LANES {
+                for (v, y) in body.several::<V>(s, at).into_iter().enumerate() {
+                    T::store(s, out.add(at + v * S::LANES), y);
+                }
+                at += V * S::LANES;
             }
             while len - at >= S::LANES {
                 T::store(s, out.add(at), body.lanes(s, at, S::LANES));
@@ -238,7 +257,19 @@ pub(crate) unsafe fn sum<S: Simd, const N: usize>(
 pub(crate) trait Map1: Copy + Send + Sync {
     /// The function. Implementations are `#[inline(always)]`.
     fn lanes<S: Simd>(self, s: S, x: S::F) -> S::F;
+
+    /// The same of several vectors, to the very same bits.
+    #[inline(always)]
+    fn several<S: Simd, const V: usize>(self, s: S, mut x: [S::F; V]) -> [S::F; V] {
+        for x in &mut x {
+            *x = self.lanes(s, *x);
+        }
+        x
+    }
 }
+
+/// Vectors that a loop gives to [`Map1::several`].
+pub(crate) const SEVERAL: usize = 4;
 
 /// An elementwise function of two operands.
 pub(crate) trait Map2: Copy + Send + Sync {
@@ -269,6 +300,16 @@ impl<S: Simd, T: Element, M: Map1> Body<S> for MapBody<T, Nothing, M> {
         // SAFETY: the caller's contract.
         self.map.lanes(s, unsafe { load(s, self.x.add(at), n) })
     }
+
+    #[inline(always)]
+    unsafe fn several<const V: usize>(self, s: S, at: usize) -> [S::F; V] {
+        let mut x = [s.zero(); V];
+        for (v, x) in x.iter_mut().enumerate() {
+            // SAFETY: the caller's contract.
+            *x = unsafe { T::load(s, self.x.add(at + v * S::LANES)) };
+        }
+        self.map.several(s, x)
+    }
 }
 
 impl<S: Simd, T: Element, M: Map2> Body<S> for MapBody<T, T, M> {
@@ -289,13 +330,13 @@ struct Chunk<T, U, M> {
 }
 
 macro_rules! run_chunk {
-    ($second:ty, $map:ident) => {
+    ($second:ty, $map:ident, $several:expr) => {
         impl<T: Element, M: $map> WithSimd for Chunk<T, $second, M> {
             type Output = ();
             #[inline(always)]
             fn run<S: Simd>(self, s: S) {
                 // SAFETY: a Chunk is built below, inside of the bounds of its slices.
-                unsafe { sweep(s, self.out, self.len, self.stream, self.body) };
+                unsafe { sweep::<S, T, $several>(s, self.out, self.len, self.stream, self.body) };
                 if self.stream {
                     s.stream_fence();
                 }
@@ -304,8 +345,8 @@ macro_rules! run_chunk {
     };
 }
 
-run_chunk!(Nothing, Map1);
-run_chunk!(T, Map2);
+run_chunk!(Nothing, Map1, SEVERAL);
+run_chunk!(T, Map2, 2);
 
 /// Calls `f` with ranges that cover `0..len`, each of at least `least` elements.
 fn chunks(pool: &Pool, len: usize, least: usize, f: &(dyn Fn(Range<usize>) + Sync)) {

@@ -102,12 +102,12 @@ impl<T: Element, W: Element, const CENTRED: bool> Rows<'_, T, W, CENTRED> {
                         shift: s.splat((-off * scale) as f32),
                         affine,
                     };
-                    sweep(s, out, width, stream, body);
+                    sweep::<S, T, 2>(s, out, width, stream, body);
                 } else {
                     let [squares] = sum(s, width, Squares(x));
                     let scale = 1.0 / (squares / count + eps).sqrt();
                     let body = Scaled { x, next, scale: s.splat(scale as f32), affine };
-                    sweep(s, out, width, stream, body);
+                    sweep::<S, T, 2>(s, out, width, stream, body);
                 }
             }
         }

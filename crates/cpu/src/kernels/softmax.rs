@@ -50,9 +50,9 @@ impl<T: Element> WithSimd for Rows<'_, T> {
                 let [total] = sum(s, width, Exponentials { x, next, wait, keep, top });
                 let scale = s.splat((1.0 / total) as f32);
                 if keep {
-                    sweep(s, out, width, false, Scaled { x: wait.cast_const(), scale });
+                    sweep::<S, T, 2>(s, out, width, false, Scaled { x: wait.cast_const(), scale });
                 } else {
-                    sweep(s, out, width, false, Quotients { x, top, scale });
+                    sweep::<S, T, 2>(s, out, width, false, Quotients { x, top, scale });
                 }
             }
         }

@@ -51,9 +51,7 @@ impl Builder<'_> {
         let mut sum = self.steps.remove(n);
         let Step { kernel, mut inputs, out_spec, scratch, label, .. } = self.steps.remove(at);
         let kernel = Box::new(Onto { kernel, residual: inputs.len() });
-        // In the shape of the results, so that these can take its place.
-        let other = sum.inputs[1 - slot].take();
-        inputs.push(other.map(|l| Layout::dense(l.buffer, &out_spec)));
+        inputs.push(sum.inputs[1 - slot].take());
         self.steps.insert(at, Step { kernel, inputs, out: sum.out, out_spec, scratch, label });
     }
 }

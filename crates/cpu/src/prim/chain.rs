@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     kernel::{Context, Kernel, Out, View, Wants},
-    kernels::Map1,
     kernels::activation::{self, Activation, WithMap},
+    kernels::{Map1, SEVERAL},
     plan::Layout,
     simd::{Simd, WithSimd, dispatch},
 };
@@ -175,6 +175,16 @@ impl<S: Simd> WithMap for Piece<S> {
         let mut at = 0;
         // SAFETY: `at + n - at` elements exist.
         unsafe {
+            while n - at >= SEVERAL * S::LANES {
+                let mut few = [s.zero(); SEVERAL];
+                for (v, few) in few.iter_mut().enumerate() {
+                    *few = s.load(x.add(at + v * S::LANES));
+                }
+                for (v, y) in map.several(s, few).into_iter().enumerate() {
+                    s.store(out.add(at + v * S::LANES), y);
+                }
+                at += SEVERAL * S::LANES;
+            }
             while n - at >= S::LANES {
                 s.store(out.add(at), map.lanes(s, s.load(x.add(at))));
                 at += S::LANES;

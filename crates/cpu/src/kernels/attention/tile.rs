@@ -275,31 +275,25 @@ unsafe fn exponentials<S: Simd, const NR: usize>(
             alpha[r] = exp_down(s, s.sub(before, minus[r]));
         }
         let mut sums = [s.zero(); NR];
-        let mut j = 0;
-        // Two keys at a time: the functions wait less.
-        while j + 2 <= t.n {
-            let mut e = [[s.zero(); NR]; 2];
-            for i in 0..2 {
-                for r in 0..NR {
-                    let x = s.load(p.add(((j + i) * NR + r) * S::LANES));
-                    e[i][r] = exp_down(s, s.sub(x, minus[r]));
-                }
+        let (vectors, mut i) = (t.n * NR, 0);
+        while i + STEP <= vectors {
+            let mut x = [s.zero(); STEP];
+            for v in 0..STEP {
+                x[v] = s.sub(s.load(p.add((i + v) * S::LANES)), minus[v % NR]);
             }
-            for i in 0..2 {
-                for r in 0..NR {
-                    s.store(p.add(((j + i) * NR + r) * S::LANES), e[i][r]);
-                    sums[r] = s.add(sums[r], e[i][r]);
-                }
+            let e = exp_down_several(s, x);
+            for v in 0..STEP {
+                s.store(p.add((i + v) * S::LANES), e[v]);
+                sums[v % NR] = s.add(sums[v % NR], e[v]);
             }
-            j += 2;
+            i += STEP;
         }
-        if j < t.n {
-            for r in 0..NR {
-                let p = p.add((j * NR + r) * S::LANES);
-                let e = exp_down(s, s.sub(s.load(p), minus[r]));
-                s.store(p, e);
-                sums[r] = s.add(sums[r], e);
-            }
+        while i < vectors {
+            let p = p.add(i * S::LANES);
+            let e = exp_down(s, s.sub(s.load(p), minus[i % NR]));
+            s.store(p, e);
+            sums[i % NR] = s.add(sums[i % NR], e);
+            i += 1;
         }
         for r in 0..NR {
             let sum = sum.add(r * S::LANES);
@@ -357,19 +351,36 @@ unsafe fn weigh<S: Simd, const N: usize, const NR: usize>(
 /// less than [`math::exp_fast`], which matters here. NaN counts as -inf.
 #[inline(always)]
 pub(super) fn exp_down<S: Simd>(s: S, x: S::F) -> S::F {
+    exp_down_several(s, [x])[0]
+}
+
+/// Vectors of scores that become exponentials at a time, a multiple of those of a panel.
+const STEP: usize = 4;
+
+/// [`exp_down`] of several vectors, in step, because each waits for itself: attention as a whole
+/// takes 2.5% less so.
+#[inline(always)]
+fn exp_down_several<S: Simd, const V: usize>(s: S, x: [S::F; V]) -> [S::F; V] {
     /// `1.5 * 2^23`: adding it rounds to a whole number, in the low bits of the sum.
     const ROUNDER: f32 = 12_582_912.0;
     // e^r = 1 + r (1 + r (...)), fitted between -ln 2 / 2 and ln 2 / 2 by the relative error.
-    const C: [f32; 4] = [0.499_992_3, 0.166_671_16, 0.041_890_33, 0.008_312_501];
-    let x = s.max(x, s.splat(-88.0));
-    let shifted = s.fma(x, s.splat(std::f32::consts::LOG2_E), s.splat(ROUNDER));
-    let n = s.sub(shifted, s.splat(ROUNDER));
-    let r = s.fnma(n, s.splat(std::f32::consts::LN_2), x);
-    let y = s.fma(s.splat(C[3]), r, s.splat(C[2]));
-    let y = s.fma(y, r, s.splat(C[1]));
-    let y = s.fma(y, r, s.splat(C[0]));
-    let y = s.fma(s.fma(y, r, s.splat(1.0)), r, s.splat(1.0));
-    // 2^n is zero at the least n, -127.
-    let power = s.add_i(s.shl_i::<23>(s.bits(shifted)), s.splat_i(0x3f80_0000));
-    s.mul(y, s.from_bits(power))
+    const C: [f32; 6] = [1.0, 1.0, 0.499_992_3, 0.166_671_16, 0.041_890_33, 0.008_312_501];
+    let (mut shifted, mut r, mut y) = (x, x, [s.splat(C[5]); V]);
+    for v in 0..V {
+        let x = s.max(x[v], s.splat(-88.0));
+        shifted[v] = s.fma(x, s.splat(std::f32::consts::LOG2_E), s.splat(ROUNDER));
+        let n = s.sub(shifted[v], s.splat(ROUNDER));
+        r[v] = s.fnma(n, s.splat(std::f32::consts::LN_2), x);
+    }
+    for c in C[..5].iter().rev() {
+        for v in 0..V {
+            y[v] = s.fma(y[v], r[v], s.splat(*c));
+        }
+    }
+    for v in 0..V {
+        // 2^n is zero at the least n, -127.
+        let power = s.add_i(s.shl_i::<23>(s.bits(shifted[v])), s.splat_i(0x3f80_0000));
+        y[v] = s.mul(y[v], s.from_bits(power));
+    }
+    y
 }

@@ -104,8 +104,9 @@ pub trait CpuKernel: Block {
     }
 
     /// Whether the kernel can add its results to what the output holds, where
-    /// [`Context::accumulates`] says so: a sum with them is then no step of its own. It must not
-    /// read the output else.
+    /// [`Context::accumulates`] says so: a sum with them is then no step of its own. They are added
+    /// before they are rounded. The output holds the other summand then, so that the operand of
+    /// [`CpuKernel::in_place`] never stands there.
     fn accumulates(&self) -> bool {
         false
     }
@@ -116,7 +117,7 @@ pub trait CpuKernel: Block {
         0
     }
 
-    /// Computes the output.
+    /// Computes the output, or adds to it ([`Context::accumulates`]).
     ///
     /// # Errors
     /// What only the values show.

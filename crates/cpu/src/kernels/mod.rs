@@ -150,7 +150,8 @@ pub(crate) trait Body<S: Simd>: Copy {
     }
 }
 
-/// Writes `body` to `len` elements at `out`, `V` vectors at a time, past the caches if `stream` (and `T` is f32).
+/// Writes `body` to `len` elements at `out`, `V` vectors at a time, past the caches if `stream` (and
+/// `T` is f32).
 ///
 /// # Safety
 /// `out` is valid for writes of `len` elements and the inputs of `body` for reads. An input may be

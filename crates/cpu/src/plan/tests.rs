@@ -373,3 +373,27 @@ fn a_product_adds_to_what_it_is_added_to_where_nobody_else_needs_that() {
     assert_eq!(planned(product, &x).0, 4);
     assert_eq!(planned(|x, linear| vec![x + linear(x)], &x).0, 2);
 }
+
+#[test]
+fn a_product_is_added_to_a_copy_of_an_input_that_is_written_over() {
+    let spec = Spec::new(DType::F32, [3, 4]);
+    let weight = Value::new([4, 4], (0..16).map(|i| i as f32 - 7.5).collect::<Vec<_>>());
+    let params = Params::from_iter([("w".to_string(), weight.expect("a weight"))]);
+    let graph = Graph::trace(&[spec.clone(), spec], |i| {
+        let row = Tensor::constant(Value::new([1, 4], vec![5.0f32; 4]).expect("a row"));
+        let cache = i[0].update(0, &row, &Tensor::constant(Value::scalar(1i64)));
+        let w = Tensor::param("w", Spec::new(DType::F32, [4, 4]));
+        vec![&cache + fast::linear(&i[1], &w, None, Activation::Identity)]
+    })
+    .expect("a graph");
+    let value = |from: f32| {
+        Value::new([3, 4], (0..12).map(|i| from + (i % 5) as f32).collect::<Vec<_>>()).expect("3x4")
+    };
+    let run = |cpu: &Cpu| {
+        let program = compile(&graph, cpu, &params, Policy::Allow).expect("compiled");
+        let out = program.run(vec![value(0.0), value(1.0)]).expect("run");
+        (program.steps(), out[0].to_f64())
+    };
+    let (steps, out) = run(&Cpu::on(Pool::new(2)));
+    assert_eq!((steps, out), (2, run(&Cpu::composed()).1));
+}

@@ -173,7 +173,7 @@ impl<S: Simd> WithMap for Piece<S> {
     fn run<M: Map1>(self, map: M) {
         let Piece { s, x, out, n } = self;
         let mut at = 0;
-        // SAFETY: `at + n - at` elements exist.
+        // SAFETY: n elements exist, and at <= n.
         unsafe {
             while n - at >= SEVERAL * S::LANES {
                 let mut few = [s.zero(); SEVERAL];

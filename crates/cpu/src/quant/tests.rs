@@ -263,6 +263,11 @@ fn affine_weights_may_lie_the_other_way() {
                 matmul(isa, &Pool::new(2), &shape, &x, (&weight, None, false), false, &mut y, room);
                 let error = worst(m, k, &x, &y, |j, p| packed.numbers[p * n + j]);
                 assert!(error < 1e-6, "{encoding} on {isa}, {m} rows: {error:e}");
+                let mut sums: Vec<f32> = (0..m * n).map(|i| i as f32 * 0.25).collect();
+                let wanted: Vec<f32> = sums.iter().zip(&y).map(|(x, y)| x + y).collect();
+                let (room, way) = (aligned(&mut words, bytes), (&weight, None, false));
+                matmul(isa, &Pool::new(2), &shape, &x, way, true, &mut sums, room);
+                assert_eq!(sums, wanted, "{encoding} on {isa}, {m} rows added");
             }
         }
     }
@@ -341,5 +346,45 @@ fn scales_are_read_in_every_type() {
         let mut got = vec![0f32; 256];
         dequantize(isa, &Pool::new(1), &weight, &mut got);
         assert_eq!(got, wanted, "{isa}");
+    }
+}
+
+#[test]
+fn narrow_sums_are_rounded_once_and_what_digits_refuse_is_added_once() {
+    let (n, k) = (29, 64);
+    for encoding in [Encoding::Q4_1, Encoding::Q8_0, Encoding::Q5_0] {
+        let packed = Packed::new(encoding, n, k);
+        let (pool, weight) = (Pool::new(2), packed.weight());
+        let laid = interleaved(&pool, &weight);
+        for (&isa, m) in available().iter().flat_map(|isa| [1, 3].map(|m| (isa, m))) {
+            let shape = LinearShape { m, n, k, x_row: k };
+            let x: Vec<half::f16> =
+                activations(m * k).into_iter().map(half::f16::from_f32).collect();
+            let bytes = matmul_scratch_bytes::<half::f16>(isa, &shape, encoding, true);
+            let mut words = scratch(bytes);
+            let way = (&weight, laid.as_ref(), true);
+            let mut sums = vec![half::f16::from_f32(300.0); m * n];
+            matmul(isa, &pool, &shape, &x, way, true, &mut sums, aligned(&mut words, bytes));
+            let wide: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+            for (at, sum) in sums.iter().enumerate() {
+                let (i, j) = (at / n, at % n);
+                let row = wide[i * k..][..k].iter().zip(&packed.numbers[j * k..][..k]);
+                let want = 300.0 + row.map(|(x, w)| f64::from(x * w)).sum::<f64>();
+                // Half a unit in the last place, at 256 to 512.
+                let error = (f64::from(sum.to_f32()) - want).abs();
+                assert!(error < 0.126, "{encoding} on {isa}: {sum} for {want}");
+            }
+            let mut x = activations(m * k);
+            x[3] = f32::INFINITY;
+            let bytes = matmul_scratch_bytes::<f32>(isa, &shape, encoding, true);
+            let mut words = scratch(bytes);
+            let mut alone = vec![0.0; m * n];
+            matmul(isa, &pool, &shape, &x, way, false, &mut alone, aligned(&mut words, bytes));
+            let mut sums = vec![0.5; m * n];
+            matmul(isa, &pool, &shape, &x, way, true, &mut sums, aligned(&mut words, bytes));
+            for (sum, alone) in sums[n..].iter().zip(&alone[n..]) {
+                assert_eq!(*sum, 0.5 + alone, "{encoding} on {isa}, {m} rows");
+            }
+        }
     }
 }

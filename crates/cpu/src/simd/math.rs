@@ -230,7 +230,8 @@ pub(crate) fn erf<S: Simd>(s: S, x: S::F) -> S::F {
 /// GELU, `x/2 (1 + erf(x / sqrt(2)))`, as `max(x, 0) - |x| Q(|x|)` with the normal distribution's
 /// tail `Q(a) = erfc(a / sqrt(2)) / 2`, so that digits are kept where x is negative. 5 ulp above
 /// zero, 10 above -2; the error grows with the exponent, to 140 ulp of a result of 6e-9 at -6; below
-/// -9, where the result is under 1e-18, it is zero.
+/// -9, where the result is under 1e-18, and at minus infinity (its limit, where the formula is NaN),
+/// it is zero.
 #[inline(always)]
 pub(crate) fn gelu_erf<S: Simd>(s: S, x: S::F) -> S::F {
     gelu_erf_several(s, [x])[0]

@@ -260,6 +260,12 @@ impl WithSimd for Panel<'_> {
     }
 }
 
+/// The distance of places that follow each other at equal distances.
+fn apart(at: &[usize]) -> Option<usize> {
+    let apart = at[1].checked_sub(at[0])?;
+    at.windows(2).all(|two| two[1].checked_sub(two[0]) == Some(apart)).then_some(apart)
+}
+
 /// Writes `[key][row]`.
 ///
 /// # Safety
@@ -282,12 +288,9 @@ unsafe fn turn<S: Simd>(
             let few = lanes.min(n - j);
             for (r, at) in at.chunks_exact(lanes).enumerate() {
                 let to = to.add(j * w + r * lanes);
-                let apart = at[1].wrapping_sub(at[0]);
-                let even = at.windows(2).all(|two| two[1].wrapping_sub(two[0]) == apart);
-                if let Some(m) =
-                    mask.in_place(at[0] + j).filter(|_| even && few == lanes && step == 1)
-                {
-                    s.transpose(m, apart, to, w);
+                let from = mask.in_place(at[0] + j).filter(|_| few == lanes && step == 1);
+                if let Some((from, apart)) = from.zip(apart(at)) {
+                    s.transpose(from, apart, to, w);
                     continue;
                 }
                 for (i, at) in at.iter().enumerate() {

@@ -221,6 +221,7 @@ impl<T: Element, const R: usize, const N: usize> Dots<'_, T, R, N> {
                 x += S::LANES;
             }
             if x < head {
+                ahead.ask::<S, M>(x);
                 for (i, acc) in acc.iter_mut().enumerate() {
                     let key = T::load_partial(s, k.wrapping_add(i * stride + x), head - x);
                     for (r, acc) in acc.iter_mut().enumerate() {

@@ -196,8 +196,8 @@ unsafe fn scores<S: Simd, const N: usize, const NR: usize>(
     }
 }
 
-/// Caps the scores of some keys and then adds what is to be added, and takes away the keys that a
-/// row does not see; they take part in the maxima.
+/// Caps the scores of some keys and adds what is to be added after a cap (without one, [`scores`]
+/// has added it), and takes away the keys that a row does not see; they take part in the maxima.
 ///
 /// # Safety
 /// The lengths in `t` have been checked.

@@ -168,6 +168,7 @@ fn sigmoid_and_silu_keep_their_digits_on_both_sides() {
 #[test]
 fn gelu_keeps_its_digits_in_the_negative_tail() {
     let gelu = |x: f64| x * 0.5 * erf_pair(-x / std::f64::consts::SQRT_2).1;
+    holds!(gelu_erf, 0.0, 14.0, (6.0, 0.0), gelu);
     holds!(gelu_erf, -2.0, 14.0, (12.0, 0.0), gelu);
     holds!(gelu_erf, -4.0, -1.0, (24.0, 0.0), gelu);
     holds!(gelu_erf, -6.0, -2.0, (140.0, 0.0), gelu);

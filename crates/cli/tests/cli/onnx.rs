@@ -60,6 +60,20 @@ fn outputs_go_to_archives_that_are_inputs_again() {
 }
 
 #[test]
+fn several_runs_give_what_one_gives_and_say_how_many_they_were() {
+    let home = temp();
+    std::fs::write(home.path().join("add.onnx"), add()).expect("written");
+    let (x, y) = (floats(&[1, 2], &[1.0, 2.0]), floats(&[1, 2], &[10.0, 20.0]));
+    write(&home.path().join("in.safetensors"), &[("x", &x), ("y", &y)], &[]);
+    let times = |n: &str| {
+        run(home.path(), &["run", "add.onnx", "--input", "in.safetensors", "--runs", n, "--json"])
+    };
+    let said = json(&times("3"));
+    assert_eq!((&said["runs"], &said["outputs"][0]["most"]), (&3.into(), &22.0.into()), "{said}");
+    assert_eq!(status(&times("0")), 2);
+}
+
+#[test]
 fn inputs_that_are_missing_or_misshapen_are_named() {
     let home = temp();
     std::fs::write(home.path().join("add.onnx"), add()).expect("written");

@@ -349,6 +349,23 @@ macro_rules! run_chunk {
 run_chunk!(Nothing, Map1, SEVERAL);
 run_chunk!(T, Map2, 2);
 
+/// `out[i] = map(x[i])` of `n` elements, which may be the same memory.
+///
+/// # Safety
+/// `x` is valid for reads of `n` elements and `out` for writes.
+#[inline(always)]
+pub(crate) unsafe fn map_lanes<S: Simd>(
+    s: S,
+    x: *const f32,
+    out: *mut f32,
+    n: usize,
+    map: impl Map1,
+) {
+    let body = MapBody { x, y: std::ptr::null::<Nothing>(), map };
+    // SAFETY: the caller's contract.
+    unsafe { sweep::<S, f32, SEVERAL>(s, out, n, false, body) };
+}
+
 /// Calls `f` with ranges that cover `0..len`, each of at least `least` elements.
 fn chunks(pool: &Pool, len: usize, least: usize, f: &(dyn Fn(Range<usize>) + Sync)) {
     pool.run_chunks(len.div_ceil(GRAIN), least.div_ceil(GRAIN), &|grains| {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     kernel::{Context, Kernel, Out, View, Wants},
     kernels::activation::{self, Activation, WithMap},
-    kernels::{Map1, SEVERAL},
+    kernels::{Map1, map_lanes},
     plan::Layout,
     simd::{Simd, WithSimd, dispatch},
 };
@@ -171,29 +171,8 @@ impl<S: Simd> WithMap for Piece<S> {
     type Output = ();
     #[inline(always)]
     fn run<M: Map1>(self, map: M) {
-        let Piece { s, x, out, n } = self;
-        let mut at = 0;
-        // SAFETY: n elements exist, and at <= n.
-        unsafe {
-            while n - at >= SEVERAL * S::LANES {
-                let mut few = [s.zero(); SEVERAL];
-                for (v, few) in few.iter_mut().enumerate() {
-                    *few = s.load(x.add(at + v * S::LANES));
-                }
-                for (v, y) in map.several(s, few).into_iter().enumerate() {
-                    s.store(out.add(at + v * S::LANES), y);
-                }
-                at += SEVERAL * S::LANES;
-            }
-            while n - at >= S::LANES {
-                s.store(out.add(at), map.lanes(s, s.load(x.add(at))));
-                at += S::LANES;
-            }
-            if at < n {
-                let v = map.lanes(s, s.load_partial(x.add(at), n - at));
-                s.store_partial(out.add(at), n - at, v);
-            }
-        }
+        // SAFETY: n elements can be read and written.
+        unsafe { map_lanes(self.s, self.x, self.out, self.n, map) };
     }
 }
 

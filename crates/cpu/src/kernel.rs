@@ -22,6 +22,18 @@ pub enum Wants {
     Strided,
 }
 
+/// What a kernel does with what the output holds already. Its own results are not rounded before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Combine {
+    /// `out = y`
+    #[default]
+    Replace,
+    /// `out = out + y`, as the residual connections of transformers.
+    Add,
+    /// `out = silu(out) y`, as [`frit_ops::SwiGlu`].
+    Gate,
+}
+
 /// A fused kernel for a Block.
 ///
 /// ```
@@ -103,12 +115,12 @@ pub trait CpuKernel: Block {
         false
     }
 
-    /// Whether the kernel can add its results to what the output holds, where
-    /// [`Context::accumulates`] says so: a sum with them is then no step of its own. They are added
-    /// before they are rounded. The output holds the other summand then, so that the operand of
-    /// [`CpuKernel::in_place`] never stands there.
-    fn accumulates(&self) -> bool {
-        false
+    /// Whether the kernel can do this with what the output holds, where [`Context::combine`] says
+    /// so: a sum with its results, or their gate, is then no step of its own. The output holds the
+    /// other operand of that step then, so that the operand of [`CpuKernel::in_place`] never stands
+    /// there.
+    fn combines(&self, how: Combine) -> bool {
+        how == Combine::Replace
     }
 
     /// Bytes of working memory; [`Context::scratch`] gives them.
@@ -117,7 +129,7 @@ pub trait CpuKernel: Block {
         0
     }
 
-    /// Computes the output, or adds to it ([`Context::accumulates`]).
+    /// Computes the output, together with what it holds if need be ([`Context::combine`]).
     ///
     /// # Errors
     /// What only the values show.
@@ -248,7 +260,7 @@ impl Out<'_> {
 pub struct Context<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) scratch: &'a mut [u8],
-    pub(crate) accumulates: bool,
+    pub(crate) combine: Combine,
 }
 
 impl<'a> Context<'a> {
@@ -257,10 +269,10 @@ impl<'a> Context<'a> {
         self.pool
     }
 
-    /// Whether the results are to be added to what the output holds; never where the kernel does
-    /// not offer it ([`CpuKernel::accumulates`]).
-    pub fn accumulates(&self) -> bool {
-        self.accumulates
+    /// What to do with what the output holds; nothing that the kernel does not offer
+    /// ([`CpuKernel::combines`]).
+    pub fn combine(&self) -> Combine {
+        self.combine
     }
 
     /// The working memory that the kernel asked for, not cleared, aligned to 64 bytes.
@@ -282,9 +294,9 @@ pub(crate) trait Kernel: Send + Sync {
     }
     /// Slots whose memory may become that of the output, in order of preference.
     fn in_place(&self) -> Vec<usize>;
-    /// Whether it can add its results to what the output holds.
-    fn accumulates(&self) -> bool {
-        false
+    /// Whether it can do this with what the output holds.
+    fn combines(&self, how: Combine) -> bool {
+        how == Combine::Replace
     }
     /// Whether it is the sum of its two operands and nothing else.
     fn is_sum(&self) -> bool {
@@ -325,8 +337,8 @@ impl<B: CpuKernel> Kernel for Fused<B> {
         self.0.in_place().into_iter().collect()
     }
 
-    fn accumulates(&self) -> bool {
-        self.0.accumulates()
+    fn combines(&self, how: Combine) -> bool {
+        self.0.combines(how)
     }
 
     fn updates(&self) -> bool {

@@ -24,7 +24,7 @@ mod slab;
 mod threads;
 
 pub use backend::Cpu;
-pub use kernel::{Context, CpuKernel, Out, View, Wants};
+pub use kernel::{Combine, Context, CpuKernel, Out, View, Wants};
 pub use profile::{Event, EventKind, Profile};
 pub use simd::{Isa, isa};
 pub use threads::{GlobalPoolStarted, Pool};

@@ -6,11 +6,11 @@ use super::for_float;
 use crate::{
     Pool,
     gemm::{self, Epilogue, LinearShape, Packed},
-    kernel::{Context, CpuKernel, Out, View},
+    kernel::{Combine, Context, CpuKernel, Out, View},
     simd::Element,
 };
 use frit_graph::{Decline, Error, Spec};
-use frit_ops::{Linear, LinearInputs};
+use frit_ops::{Activation, Linear, LinearInputs};
 use std::sync::Arc;
 
 const WEIGHT: usize = 1;
@@ -40,8 +40,8 @@ impl CpuKernel for Linear {
         slot == WEIGHT
     }
 
-    fn accumulates(&self) -> bool {
-        true
+    fn combines(&self, how: Combine) -> bool {
+        how != Combine::Gate || self.activation == Activation::Identity
     }
 
     fn scratch(&self, i: &LinearInputs<&Spec>, _: usize) -> usize {
@@ -59,8 +59,8 @@ impl CpuKernel for Linear {
     ) -> Result<(), Error> {
         let shape = geometry(i.x.shape(), i.weight.shape());
         let bias = i.bias.as_ref().map(View::floats).transpose()?;
-        let (activation, accumulate) = (self.activation, c.accumulates());
-        let (then, pool) = (Epilogue { bias: bias.as_deref(), activation, accumulate }, c.pool());
+        let (activation, combine) = (self.activation, c.combine());
+        let (then, pool) = (Epilogue { bias: bias.as_deref(), activation, combine }, c.pool());
         for_float!(i.x.dtype(), T => for_float!(i.weight.dtype(), W => {
             let (x, w) = (i.x.slice::<T>()?, i.weight.slice::<W>()?);
             let (y, scratch, known) = (out.slice_mut::<T>()?, c.scratch(), &i.weight);

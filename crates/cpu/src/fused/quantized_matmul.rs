@@ -4,7 +4,7 @@
 use super::{for_float, weight};
 use crate::{
     gemm::LinearShape,
-    kernel::{Context, CpuKernel, Kernel, Out, View, Wants},
+    kernel::{Combine, Context, CpuKernel, Kernel, Out, View, Wants},
     plan::Layout,
     quant,
     simd::isa,
@@ -30,8 +30,8 @@ impl CpuKernel for QuantizedMatmul {
         }
     }
 
-    fn accumulates(&self) -> bool {
-        self.activations == Activations::Exact
+    fn combines(&self, how: Combine) -> bool {
+        how == Combine::Replace || self.activations == Activations::Exact
     }
 
     fn scratch(&self, i: &QuantizedMatmulInputs<&Spec>, _: usize) -> usize {
@@ -54,7 +54,7 @@ impl CpuKernel for QuantizedMatmul {
     ) -> Result<(), Error> {
         let w = weight(self.encoding, &i.packed, i.scales.as_ref(), i.biases.as_ref())?;
         let shape = geometry(i.x.shape(), out.spec().last().unwrap_or(0));
-        let (isa, pool, accumulate) = (isa(), c.pool(), c.accumulates());
+        let (isa, pool, combine) = (isa(), c.pool(), c.combine());
         let interleaved = match by_digits(self, shape.m) {
             true => i.packed.prepacked(|_| quant::Interleaved::new(pool, &w)),
             false => None,
@@ -66,7 +66,7 @@ impl CpuKernel for QuantizedMatmul {
                 Activations::Exact => {
                     let other = interleaved.as_deref();
                     let weight = (&w, other, self.transposed);
-                    quant::matmul(isa, pool, &shape, x, weight, accumulate, y, scratch);
+                    quant::matmul(isa, pool, &shape, x, weight, combine, y, scratch);
                 }
             }
         });
@@ -153,13 +153,14 @@ impl Kernel for Together {
         let all = &laid[..self.rows.len()];
         for_float!(x.dtype(), T => {
             let (x, mut y) = (x.slice::<T>()?, out.slice_mut::<T>()?);
-            if quant::few_together(isa, pool, shape.m, x, all, false, y, c.scratch()) {
+            if quant::few_together(isa, pool, shape.m, x, all, Combine::Replace, y, c.scratch()) {
                 return Ok(());
             }
             for (view, &n) in inputs[1..].iter().flatten().zip(&self.rows) {
                 let (w, shape) = (weight(encoding, view, None, None)?, LinearShape { n, ..shape });
                 let (part, rest) = std::mem::take(&mut y).split_at_mut(shape.m * n);
-                quant::matmul(isa, pool, &shape, x, (&w, None, true), false, part, c.scratch());
+                let (weight, combine) = ((&w, None, true), Combine::Replace);
+                quant::matmul(isa, pool, &shape, x, weight, combine, part, c.scratch());
                 y = rest;
             }
         });

@@ -11,6 +11,7 @@ use super::product::{Local, Sink, local_products};
 use super::tile::MC;
 use super::{Raw, lines, on, share, take};
 use crate::Pool;
+use crate::kernel::Combine;
 use crate::simd::{Element, Isa, MAX_LANES, Simd, WithSimd, isa};
 
 /// A window that slides along one axis.
@@ -189,7 +190,7 @@ pub(super) fn conv_on<T: Element, W: Element>(
         column: 1,
         bias: bias.map_or(Bias::None, |b| Bias::Rows(&b[place % groups * m..][..m])),
         activation: shape.activation,
-        accumulate: false,
+        combine: Combine::Replace,
     };
     let (channels, plane) = (shape.channels / groups, shape.plane());
     let at = |place: usize| Raw(x.add(place * channels * plane));

@@ -66,7 +66,7 @@ pub(super) unsafe fn few<'a, A: Element, W: Element, T: Element>(
             let (b_row, to) = (Some(b.step), Target::NONE);
             on(e.isa, Sums { a, a_row, b: at, b_row, k: e.k, rows: e.m, columns: n, sums, to });
         }
-        let Sink { c, row, column, bias, activation, accumulate } = sink(outer, inner);
+        let Sink { c, row, column, bias, activation, combine } = sink(outer, inner);
         let c = c.offset(first as isize * column);
         let bias = bias.of(0, e.m, first, n);
         let finish = Finish {
@@ -76,7 +76,7 @@ pub(super) unsafe fn few<'a, A: Element, W: Element, T: Element>(
             columns: n,
             bias,
             activation,
-            accumulate,
+            combine,
             c,
             c_row: row,
             c_column: column,

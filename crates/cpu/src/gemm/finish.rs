@@ -2,9 +2,10 @@
 
 use frit_ops::{Activation, GeluForm};
 
+use crate::kernel::Combine;
 use crate::kernels::activation::{self, WithMap};
 use crate::kernels::{Map1, SEVERAL, load};
-use crate::simd::{Element, MAX_LANES, Simd, WithSimd};
+use crate::simd::{Element, MAX_LANES, Simd, WithSimd, math};
 
 /// What is added to the sums.
 #[derive(Clone, Copy)]
@@ -28,7 +29,7 @@ impl<'a> Bias<'a> {
     }
 }
 
-/// `c[i][j] = activation(sums[i][j] + bias)`, or that added to `c[i][j]`.
+/// `c[i][j] = activation(sums[i][j] + bias)`, or that together with `c[i][j]`.
 pub(crate) struct Finish<'a, T> {
     pub(crate) sums: *const f32,
     /// From row to row of the sums.
@@ -38,8 +39,8 @@ pub(crate) struct Finish<'a, T> {
     /// As many as there are rows or columns.
     pub(crate) bias: Bias<'a>,
     pub(crate) activation: Activation,
-    /// Whether the results are added to what is at their place.
-    pub(crate) accumulate: bool,
+    /// With what is at their place. A gate has no activation, and both take steps of 1 along columns.
+    pub(crate) combine: Combine,
     pub(crate) c: *mut T,
     pub(crate) c_row: isize,
     pub(crate) c_column: isize,
@@ -49,7 +50,10 @@ impl<T: Element> WithSimd for Finish<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        activation::with(lanes(self.activation), On { finish: self, s });
+        match self.combine {
+            Combine::Gate => self.gate(s),
+            _ => activation::with(lanes(self.activation), On { finish: self, s }),
+        }
     }
 }
 
@@ -71,16 +75,51 @@ impl<T: Element, S: Simd> WithMap for On<'_, T, S> {
 }
 
 impl<T: Element> Finish<'_, T> {
+    /// What is added to all of a row, where that is no bias of columns. Adding -0 leaves every number
+    /// as it is.
+    fn of_row(&self, i: usize) -> [f32; MAX_LANES] {
+        [if let Bias::Rows(b) = self.bias { b[i] } else { -0.0 }; MAX_LANES]
+    }
+
+    /// The bias of a row, and its step.
+    fn bias(&self, of_row: &[f32; MAX_LANES]) -> (*const f32, usize) {
+        match self.bias {
+            Bias::Columns(b) => (b.as_ptr(), 1),
+            Bias::None | Bias::Rows(_) => (of_row.as_ptr(), 0),
+        }
+    }
+
+    /// `c = silu(c) (sums + bias)`
+    #[inline(always)]
+    fn gate<S: Simd>(&self, s: S) {
+        assert!(self.c_column == 1, "columns apart are not gates");
+        for i in 0..self.rows {
+            let of_row = self.of_row(i);
+            let (bias, step) = self.bias(&of_row);
+            let sums = self.sums.wrapping_add(i * self.pitch);
+            let c = self.c.wrapping_offset(i as isize * self.c_row);
+            for j in (0..self.columns).step_by(S::LANES) {
+                let n = S::LANES.min(self.columns - j);
+                // SAFETY: who makes a Finish vouches for these n elements.
+                unsafe {
+                    let v = s.add(load(s, sums.add(j), n), load(s, bias.add(j * step), n));
+                    let c = c.add(j);
+                    let v = s.mul(math::silu(s, load(s, c.cast_const(), n)), v);
+                    match n == S::LANES {
+                        true => T::store(s, c, v),
+                        false => T::store_partial(s, c, n, v),
+                    }
+                }
+            }
+        }
+    }
+
     /// # Safety
     /// The row is one of the block.
     #[inline(always)]
     unsafe fn row<S: Simd, M: Map1>(&self, s: S, map: M, i: usize) {
-        // Adding -0 leaves every number as it is.
-        let of_row = [if let Bias::Rows(b) = self.bias { b[i] } else { -0.0 }; MAX_LANES];
-        let (bias, step) = match self.bias {
-            Bias::Columns(b) => (b.as_ptr(), 1),
-            Bias::None | Bias::Rows(_) => (of_row.as_ptr(), 0),
-        };
+        let of_row = self.of_row(i);
+        let (bias, step) = self.bias(&of_row);
         let sums = self.sums.wrapping_add(i * self.pitch);
         let c = self.c.wrapping_offset(i as isize * self.c_row);
         let mut j = 0;
@@ -95,7 +134,7 @@ impl<T: Element> Finish<'_, T> {
                 }
                 for (v, mut y) in map.several(s, x).into_iter().enumerate() {
                     let c = c.add(j + v * S::LANES);
-                    if self.accumulate {
+                    if self.combine == Combine::Add {
                         y = s.add(T::load(s, c), y);
                     }
                     T::store(s, c, y);
@@ -120,9 +159,9 @@ impl<T: Element> Finish<'_, T> {
         // SAFETY: the caller's contract.
         unsafe {
             if self.c_column == 1 {
-                let v = match self.accumulate {
-                    true => s.add(load(s, c.add(j).cast_const(), n), v),
-                    false => v,
+                let v = match self.combine {
+                    Combine::Add => s.add(load(s, c.add(j).cast_const(), n), v),
+                    _ => v,
                 };
                 match n == S::LANES {
                     true => T::store(s, c.add(j), v),
@@ -130,7 +169,7 @@ impl<T: Element> Finish<'_, T> {
                 }
                 return;
             }
-            assert!(!self.accumulate, "columns apart are not added to");
+            assert!(self.combine == Combine::Replace, "columns apart are not added to");
             let mut each = [T::ZERO; MAX_LANES];
             T::store(s, each.as_mut_ptr(), v);
             for (l, &x) in each[..n].iter().enumerate() {

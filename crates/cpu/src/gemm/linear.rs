@@ -8,6 +8,7 @@ use super::finish::Bias;
 use super::pack::{Columns, Packed, Rows, Strided};
 use super::product::{Extents, Sink, packed_product, products};
 use crate::Pool;
+use crate::kernel::Combine;
 use crate::simd::{Element, Isa, isa};
 
 /// What happens to the products of a linear layer.
@@ -15,16 +16,16 @@ use crate::simd::{Element, Isa, isa};
 pub(crate) struct Epilogue<'a> {
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) activation: Activation,
-    /// Whether the results are added to what the output holds.
-    pub(crate) accumulate: bool,
+    /// With what the output holds; a gate has no activation.
+    pub(crate) combine: Combine,
 }
 
 impl<'a> Epilogue<'a> {
     /// Into dense rows of `n`.
     fn sink<T>(self, out: Raw<T>, n: usize) -> Sink<'a, T> {
-        let Epilogue { bias, activation, accumulate } = self;
+        let Epilogue { bias, activation, combine } = self;
         let bias = bias.map_or(Bias::None, Bias::Columns);
-        Sink { c: out, row: n as isize, column: 1, bias, activation, accumulate }
+        Sink { c: out, row: n as isize, column: 1, bias, activation, combine }
     }
 }
 
@@ -82,7 +83,7 @@ pub(super) fn linear_scratch_bytes_on<T: Element, W: Element>(
     if shape.m <= FEW { e.few_scratch_bytes() } else { e.scratch_bytes() }
 }
 
-/// `out = activation(x weight^T + bias)`, or that added to it: `weight` is dense, `out` is dense, x
+/// `out = activation(x weight^T + bias)`, or that together with what it holds: `weight` is dense, `out` is dense, x
 /// has rows at any distance. `scratch` is aligned to 64 bytes.
 ///
 /// # Panics

@@ -8,6 +8,7 @@ use super::finish::Bias;
 use super::pack::{Rows, Strided};
 use super::product::{Extents, Sink, products};
 use crate::Pool;
+use crate::kernel::Combine;
 use crate::simd::{Element, Isa, isa};
 
 /// One axis of a batch: its extent, and the distance in elements from one matrix to the next in
@@ -193,7 +194,7 @@ pub(super) unsafe fn matmul_on<T: Element>(
             column: p.c[1],
             bias: Bias::None,
             activation: Activation::Identity,
-            accumulate: false,
+            combine: Combine::Replace,
         }
     };
     // SAFETY: the caller vouches for the matrices; canonical() describes the same.

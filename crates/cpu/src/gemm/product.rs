@@ -10,6 +10,7 @@ use super::pack::{Columns, Rows, pack_panels};
 use super::tile::{MC, NC, Sums, Target, panel_width};
 use super::{Raw, Rooms, lines, on, share, take};
 use crate::Pool;
+use crate::kernel::Combine;
 use crate::simd::{Element, Isa};
 
 /// Bytes of panels, and of widened rows, in the scratch at a time.
@@ -30,8 +31,8 @@ pub(super) struct Sink<'a, T> {
     pub(super) column: isize,
     pub(super) bias: Bias<'a>,
     pub(super) activation: Activation,
-    /// Whether it is added to what is there, which takes steps of 1 along columns.
-    pub(super) accumulate: bool,
+    /// With what is there.
+    pub(super) combine: Combine,
 }
 
 /// The cut of C into blocks.
@@ -111,7 +112,7 @@ impl<W: Element> Ready<W> {
             columns,
             bias: sink.bias.of(row, rows, column, columns),
             activation: sink.activation,
-            accumulate: sink.accumulate,
+            combine: sink.combine,
             c,
             c_row: sink.row,
             c_column: sink.column,

@@ -7,6 +7,7 @@
 use frit_ops::Activation;
 
 use crate::gemm::{Bias, ConvShape, Finish, Raw, Rooms, Sweep, lines, share};
+use crate::kernel::Combine;
 use crate::simd::{Element, MAX_LANES, Simd, WithSimd, dispatch};
 use crate::threads::Pool;
 
@@ -190,7 +191,7 @@ impl<T: Element> WithSimd for Band<'_, T> {
                     columns: columns.outputs,
                     bias: Bias::None,
                     activation: self.activation,
-                    accumulate: false,
+                    combine: Combine::Replace,
                     c: self.out.wrapping_add(row * columns.outputs),
                     c_row: columns.outputs as isize,
                     c_column: 1,

@@ -4,7 +4,7 @@
 //!    transposes, slices and broadcasts are views; an operand that a kernel cannot read as it
 //!    stands is copied by a step of its own; elementwise functions in a row are one step
 //!    ([`chains`]), and so are products of one operand with several packed weights ([`join`]), and
-//!    a product and the sum that it goes into ([`residual`]).
+//!    a product and the sum or the gate that it goes into ([`combine`]).
 //! 2. [`Builder::reuse`]: a step writes over an operand that dies there, where its kernel can.
 //! 3. [`Builder::compute`]: what depends on weights alone and is needed by another step is computed
 //!    now, once for all programs of the backend ([`recipe`]); what only led there is dropped. Like
@@ -13,11 +13,11 @@
 //!    size is the peak, known before anything runs.
 
 mod chains;
+mod combine;
 mod join;
 mod layout;
 mod memory;
 mod recipe;
-mod residual;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -132,7 +132,7 @@ pub(crate) fn build(cpu: &Cpu, graph: &Graph, params: &Params) -> Result<Plan, E
         exits.push((b.exit(k, t)?, t.spec().clone()));
     }
     b.join();
-    b.add_residuals();
+    b.combine();
     b.reuse(&mut exits);
     b.compute(&exits)?;
     Ok(b.finish(exits))

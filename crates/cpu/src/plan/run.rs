@@ -3,7 +3,7 @@
 use super::{Buffer, Exit, Label, Place, Step};
 use crate::{
     Cpu, Event, EventKind, Pool, Profile,
-    kernel::{Context, Out, View},
+    kernel::{Combine, Context, Out, View},
     prepacked::Known,
 };
 use frit_graph::{ALIGN, Error, Executable, Memory, Spec, Value};
@@ -243,7 +243,7 @@ fn execute(
     // SAFETY: as above; the output and the scratch are disjoint ranges.
     let (bytes, scratch) = unsafe { (spans[step.out].get_mut(), scratch.get_mut()) };
     let mut out = Out { spec: &step.out_spec, bytes };
-    step.kernel.run(&views, &mut out, &mut Context { pool, scratch, accumulates: false })
+    step.kernel.run(&views, &mut out, &mut Context { pool, scratch, combine: Combine::Replace })
 }
 
 /// Runs one step whose operands are all known.

@@ -19,8 +19,10 @@ mod lay;
 mod split;
 
 use crate::Pool;
-use crate::gemm::{LinearShape, Raw, lines, on, take};
+use crate::gemm::{Bias, Finish, LinearShape, Raw, lines, on, take};
+use crate::kernel::Combine;
 use crate::simd::{AHEAD, Element, Isa, NibbleRow, Simd, WithSimd};
+use frit_ops::Activation;
 pub(crate) use lay::Interleaved;
 use lay::{GROUP, ROWS, group_bytes};
 use split::{Split, digit_bytes};
@@ -35,7 +37,7 @@ pub(super) fn scratch_bytes(shape: &LinearShape) -> usize {
 }
 
 /// `x W^T` of a few dense rows with each of some weights of one encoding, one after the other in
-/// `out`, or added to what it holds. Says `false`, and does nothing, where a weight is not laid out,
+/// `out`, or together with what it holds. Says `false`, and does nothing, where a weight is not laid out,
 /// or `x` holds what digits cannot say: what is not finite, or next to nothing.
 ///
 /// # Panics
@@ -47,7 +49,7 @@ pub(crate) fn few_together<T: Element>(
     m: usize,
     x: &[T],
     weights: &[Option<&Interleaved>],
-    accumulate: bool,
+    combine: Combine,
     out: &mut [T],
     mut scratch: &mut [u8],
 ) -> bool {
@@ -103,7 +105,7 @@ pub(crate) fn few_together<T: Element>(
                         pitch: weight.rows,
                         rows,
                         count: 4.min(m - row),
-                        accumulate,
+                        combine,
                     };
                     match (weight.wide, weight.offsets) {
                         (false, true) => on(isa, Dots::<T, false, true>(part)),
@@ -136,7 +138,7 @@ struct Part<T> {
     rows: usize,
     /// Rows of x, at most 4.
     count: usize,
-    accumulate: bool,
+    combine: Combine,
 }
 
 /// With weights of 8 bits if `WIDE`, else of 4: with offsets, or counted from -8.
@@ -166,7 +168,7 @@ impl<T: Element, const WIDE: bool, const OFFSETS: bool> Dots<T, WIDE, OFFSETS> {
     /// The pointers are valid for what the fields say, and there are `M` rows of x from `row` on.
     #[inline(always)]
     unsafe fn all<S: Simd, const M: usize>(&self, s: S, row: usize) {
-        let Part { weight, groups, x, scales, sums, to, pitch, rows, accumulate, .. } = self.0;
+        let Part { weight, groups, x, scales, sums, to, pitch, rows, combine, .. } = self.0;
         let vectors = const { ROWS / S::LANES };
         let size = group_bytes(WIDE, OFFSETS);
         let mut acc = [[s.zero(); 4]; M];
@@ -215,12 +217,15 @@ impl<T: Element, const WIDE: bool, const OFFSETS: bool> Dots<T, WIDE, OFFSETS> {
             }
         }
         for (i, acc) in acc.iter().enumerate() {
-            if rows == ROWS {
+            if rows == ROWS && combine != Combine::Gate {
                 for (v, &acc) in acc.iter().enumerate().take(vectors) {
                     // SAFETY: sixteen columns of the output, which are this task's alone.
                     unsafe {
                         let to = to.add((row + i) * pitch + v * S::LANES);
-                        let sum = if accumulate { s.add(T::load(s, to), acc) } else { acc };
+                        let sum = match combine {
+                            Combine::Add => s.add(T::load(s, to), acc),
+                            _ => acc,
+                        };
                         T::store(s, to, sum);
                     }
                 }
@@ -231,14 +236,20 @@ impl<T: Element, const WIDE: bool, const OFFSETS: bool> Dots<T, WIDE, OFFSETS> {
                 // SAFETY: `vectors` of them fill the lanes.
                 unsafe { s.store(lanes.as_mut_ptr().add(v * S::LANES), acc) };
             }
-            for (r, &lane) in lanes.iter().enumerate().take(rows) {
-                // SAFETY: these rows and columns of the output are this task's alone.
-                unsafe {
-                    let to = to.add((row + i) * pitch + r);
-                    let before = if accumulate { (*to).to_f32() } else { -0.0 };
-                    *to = T::from_f32(before + lane);
-                }
-            }
+            // These rows and columns of the output are this task's alone.
+            let finish = Finish {
+                sums: lanes.as_ptr(),
+                pitch: ROWS,
+                rows: 1,
+                columns: rows,
+                bias: Bias::None,
+                activation: Activation::Identity,
+                combine,
+                c: to.wrapping_add((row + i) * pitch),
+                c_row: 0,
+                c_column: 1,
+            };
+            s.call(finish);
         }
     }
 }

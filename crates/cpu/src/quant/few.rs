@@ -3,9 +3,10 @@
 use super::Weight;
 use super::format::{Format, group, with_format};
 use crate::Pool;
-use crate::gemm::{LinearShape, Raw, lines, on, share, take};
+use crate::gemm::{Bias, Finish, LinearShape, Raw, lines, on, share, take};
+use crate::kernel::Combine;
 use crate::simd::{Element, Isa, MAX_LANES, Simd, WithSimd};
-use frit_ops::Encoding;
+use frit_ops::{Activation, Encoding};
 use std::mem::MaybeUninit;
 
 /// Up to so many rows go this way.
@@ -24,7 +25,7 @@ pub(super) fn scratch_bytes<T: Element>(shape: &LinearShape, encoding: Encoding)
     widened + lines(m * (k / group(encoding)) * MAX_LANES * 4)
 }
 
-/// `out = x W^T`, or that added to it, of at most [`FEW`] dense rows.
+/// `out = x W^T`, or that together with what it holds, of at most [`FEW`] dense rows.
 #[expect(clippy::too_many_arguments, reason = "the operands of the product")]
 pub(super) fn few<T: Element>(
     isa: Isa,
@@ -32,7 +33,7 @@ pub(super) fn few<T: Element>(
     shape: &LinearShape,
     x: &[T],
     weight: &Weight<'_>,
-    accumulate: bool,
+    combine: Combine,
     out: &mut [T],
     mut scratch: &mut [u8],
 ) {
@@ -68,18 +69,20 @@ pub(super) fn few<T: Element>(
                 to,
             };
             dots(isa, weight, part);
-            for i in 0..part.count {
-                for j in 0..rows {
-                    // SAFETY: these rows and columns of the output are this task's alone, and `dots`
-                    // has written their sums.
-                    unsafe {
-                        let (sum, to) =
-                            (*to.add(i * MOST + j), out.add((pass + i) * n + first + j));
-                        let before = if accumulate { (*to).to_f32() } else { -0.0 };
-                        *to = T::from_f32(before + sum);
-                    }
-                }
-            }
+            // These rows and columns of the output are this task's alone.
+            let finish = Finish {
+                sums: to,
+                pitch: MOST,
+                rows: part.count,
+                columns: rows,
+                bias: Bias::None,
+                activation: Activation::Identity,
+                combine,
+                c: out.add(pass * n + first),
+                c_row: n as isize,
+                c_column: 1,
+            };
+            on(isa, finish);
         }
     });
 }

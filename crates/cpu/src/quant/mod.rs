@@ -31,6 +31,7 @@ pub(crate) use rows::dequantize;
 
 use crate::Pool;
 use crate::gemm::{self, Epilogue, LinearShape};
+use crate::kernel::Combine;
 use crate::simd::{Element, Isa};
 use frit_ops::Encoding;
 use half::{bf16, f16};
@@ -104,7 +105,7 @@ pub(crate) fn matmul_scratch_bytes<T: Element>(
 
 /// `out = x W^T` of a `weight` of `[n, k]`, or `x W` of `[k, n]` where it is not `transposed`.
 /// `scratch` is aligned to 64 bytes; the weight comes with the same one laid out for digits, and
-/// with `transposed`. With `accumulate` the product is added to what `out` holds.
+/// with `transposed`.
 ///
 /// # Panics
 /// If a slice does not fit the shape.
@@ -115,7 +116,7 @@ pub(crate) fn matmul<T: Element>(
     shape: &LinearShape,
     x: &[T],
     (weight, interleaved, transposed): (&Weight<'_>, Option<&Interleaved>, bool),
-    accumulate: bool,
+    combine: Combine,
     out: &mut [T],
     scratch: &mut [u8],
 ) {
@@ -123,13 +124,13 @@ pub(crate) fn matmul<T: Element>(
     assert_eq!((weight.rows, weight.width), sides, "the weight is not {shape:?}");
     match transposed && shape.m <= FEW {
         true => {
-            if !few_together(isa, pool, shape.m, x, &[interleaved], accumulate, out, scratch) {
-                few::few(isa, pool, shape, x, weight, accumulate, out, scratch);
+            if !few_together(isa, pool, shape.m, x, &[interleaved], combine, out, scratch) {
+                few::few(isa, pool, shape, x, weight, combine, out, scratch);
             }
         }
         false => {
             let columns = panels::Panels { isa, weight: *weight, transposed };
-            let then = Epilogue { accumulate, ..Epilogue::default() };
+            let then = Epilogue { combine, ..Epilogue::default() };
             gemm::linear_from(isa, pool, shape, x, columns, then, out, scratch);
         }
     }

@@ -125,7 +125,16 @@ fn scales_and_offsets_that_cancel_lose_little_of_activations_with_a_mean() {
             let mut words = scratch(bytes);
             let mut y = vec![f32::NAN; m * n];
             let room = aligned(&mut words, bytes);
-            matmul(isa, &Pool::new(2), &shape, &x, (&weight, None, true), false, &mut y, room);
+            matmul(
+                isa,
+                &Pool::new(2),
+                &shape,
+                &x,
+                (&weight, None, true),
+                Combine::Replace,
+                &mut y,
+                room,
+            );
             let error = worst(m, k, &x, &y, number);
             assert!(error < 1e-6, "{m} rows on {isa}: {error:e}");
         }
@@ -161,7 +170,7 @@ fn products_by_digits_lose_no_more_than_sums_in_f32_and_leave_the_rest_to_f32() 
                     &shape,
                     x,
                     (&weight, laid, true),
-                    false,
+                    Combine::Replace,
                     &mut y,
                     room,
                 );
@@ -205,7 +214,16 @@ fn a_row_has_the_same_bits_alone_as_among_others() {
                     let bytes = matmul_scratch_bytes::<f32>(isa, &shape, encoding, true);
                     let (mut words, mut y) = (scratch(bytes), vec![f32::NAN; m * n]);
                     let (room, laid) = (aligned(&mut words, bytes), Some(&laid));
-                    matmul(isa, &pool, &shape, x, (&weight, laid, true), false, &mut y, room);
+                    matmul(
+                        isa,
+                        &pool,
+                        &shape,
+                        x,
+                        (&weight, laid, true),
+                        Combine::Replace,
+                        &mut y,
+                        room,
+                    );
                     y.into_iter().map(f32::to_bits).collect::<Vec<_>>()
                 };
                 let (one, other) = x.split_at(k);
@@ -231,14 +249,42 @@ fn products_of_every_number_of_rows_are_those_of_float64() {
                     let laid = laid.as_ref();
                     let mut y = vec![f32::NAN; m * n];
                     let room = aligned(&mut words, bytes);
-                    matmul(isa, &pool, &shape, &x, (&weight, laid, true), false, &mut y, room);
+                    matmul(
+                        isa,
+                        &pool,
+                        &shape,
+                        &x,
+                        (&weight, laid, true),
+                        Combine::Replace,
+                        &mut y,
+                        room,
+                    );
                     let error = worst(m, k, &x, &y, |j, p| packed.numbers[j * k + p]);
                     assert!(error < 1e-6, "{encoding} on {isa}, {m} rows: {error:e}");
                     let mut sums: Vec<f32> = (0..m * n).map(|i| i as f32 * 0.25).collect();
                     let wanted: Vec<f32> = sums.iter().zip(&y).map(|(x, y)| x + y).collect();
                     let room = aligned(&mut words, bytes);
-                    matmul(isa, &pool, &shape, &x, (&weight, laid, true), true, &mut sums, room);
+                    matmul(
+                        isa,
+                        &pool,
+                        &shape,
+                        &x,
+                        (&weight, laid, true),
+                        Combine::Add,
+                        &mut sums,
+                        room,
+                    );
                     assert_eq!(sums, wanted, "{encoding} on {isa}, {m} rows added");
+                    let mut gated: Vec<f32> = (0..m * n).map(|i| (i % 9) as f32 - 4.0).collect();
+                    let silu = |x: f32| f64::from(x) / (1.0 + (-f64::from(x)).exp());
+                    let wanted: Vec<f64> =
+                        gated.iter().zip(&y).map(|(&x, &y)| silu(x) * f64::from(y)).collect();
+                    let (room, way) = (aligned(&mut words, bytes), (&weight, laid, true));
+                    matmul(isa, &pool, &shape, &x, way, Combine::Gate, &mut gated, room);
+                    for (got, want) in gated.iter().zip(wanted) {
+                        let error = (f64::from(*got) - want).abs();
+                        assert!(error <= 1e-6 * want.abs(), "{encoding} on {isa}, {m} rows gated");
+                    }
                 }
             }
         }
@@ -260,13 +306,22 @@ fn affine_weights_may_lie_the_other_way() {
                 let mut y = vec![f32::NAN; m * n];
                 let room = aligned(&mut words, bytes);
                 let weight = packed.weight();
-                matmul(isa, &Pool::new(2), &shape, &x, (&weight, None, false), false, &mut y, room);
+                matmul(
+                    isa,
+                    &Pool::new(2),
+                    &shape,
+                    &x,
+                    (&weight, None, false),
+                    Combine::Replace,
+                    &mut y,
+                    room,
+                );
                 let error = worst(m, k, &x, &y, |j, p| packed.numbers[p * n + j]);
                 assert!(error < 1e-6, "{encoding} on {isa}, {m} rows: {error:e}");
                 let mut sums: Vec<f32> = (0..m * n).map(|i| i as f32 * 0.25).collect();
                 let wanted: Vec<f32> = sums.iter().zip(&y).map(|(x, y)| x + y).collect();
                 let (room, way) = (aligned(&mut words, bytes), (&weight, None, false));
-                matmul(isa, &Pool::new(2), &shape, &x, way, true, &mut sums, room);
+                matmul(isa, &Pool::new(2), &shape, &x, way, Combine::Add, &mut sums, room);
                 assert_eq!(sums, wanted, "{encoding} on {isa}, {m} rows added");
             }
         }
@@ -364,7 +419,16 @@ fn narrow_sums_are_rounded_once_and_what_digits_refuse_is_added_once() {
             let mut words = scratch(bytes);
             let way = (&weight, laid.as_ref(), true);
             let mut sums = vec![half::f16::from_f32(300.0); m * n];
-            matmul(isa, &pool, &shape, &x, way, true, &mut sums, aligned(&mut words, bytes));
+            matmul(
+                isa,
+                &pool,
+                &shape,
+                &x,
+                way,
+                Combine::Add,
+                &mut sums,
+                aligned(&mut words, bytes),
+            );
             let wide: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
             for (at, sum) in sums.iter().enumerate() {
                 let (i, j) = (at / n, at % n);
@@ -379,9 +443,27 @@ fn narrow_sums_are_rounded_once_and_what_digits_refuse_is_added_once() {
             let bytes = matmul_scratch_bytes::<f32>(isa, &shape, encoding, true);
             let mut words = scratch(bytes);
             let mut alone = vec![0.0; m * n];
-            matmul(isa, &pool, &shape, &x, way, false, &mut alone, aligned(&mut words, bytes));
+            matmul(
+                isa,
+                &pool,
+                &shape,
+                &x,
+                way,
+                Combine::Replace,
+                &mut alone,
+                aligned(&mut words, bytes),
+            );
             let mut sums = vec![0.5; m * n];
-            matmul(isa, &pool, &shape, &x, way, true, &mut sums, aligned(&mut words, bytes));
+            matmul(
+                isa,
+                &pool,
+                &shape,
+                &x,
+                way,
+                Combine::Add,
+                &mut sums,
+                aligned(&mut words, bytes),
+            );
             for (sum, alone) in sums[n..].iter().zip(&alone[n..]) {
                 assert_eq!(*sum, 0.5 + alone, "{encoding} on {isa}, {m} rows");
             }

@@ -6,6 +6,7 @@ use super::super::linear::{linear_on, linear_scratch_bytes_on};
 use super::super::{Epilogue, LinearShape, Packed, linear, linear_packed, linear_scratch_bytes};
 use super::{ACTIVATIONS, Random, Scratch, activated, bits, compare, for_float, near, slice, wide};
 use crate::Pool;
+use crate::kernel::Combine;
 use crate::simd::{Element, Isa, available};
 
 struct Layer<T, W> {
@@ -14,13 +15,13 @@ struct Layer<T, W> {
     weight: Vec<W>,
     bias: Option<Vec<f32>>,
     activation: Activation,
-    accumulate: bool,
+    combine: Combine,
 }
 
 impl<T, W> Layer<T, W> {
     /// What the output holds before.
     fn before(&self) -> f32 {
-        if self.accumulate { 1.5 } else { 77.0 }
+        if self.combine == Combine::Replace { 77.0 } else { 1.5 }
     }
 }
 
@@ -41,7 +42,7 @@ impl<T: Element, W: Element> Layer<T, W> {
             weight: random.vec(n * k),
             bias: Some(random.vec(n)),
             activation: Activation::Identity,
-            accumulate: false,
+            combine: Combine::Replace,
         }
     }
 
@@ -49,8 +50,8 @@ impl<T: Element, W: Element> Layer<T, W> {
     fn run(&self, isa: Isa, threads: usize, form: Form) -> Vec<T> {
         let pool = Pool::new(threads);
         let Layer { shape, x, weight, activation, .. } = self;
-        let (bias, accumulate) = (self.bias.as_deref(), self.accumulate);
-        let then = Epilogue { bias, activation: *activation, accumulate };
+        let (bias, combine) = (self.bias.as_deref(), self.combine);
+        let then = Epilogue { bias, activation: *activation, combine };
         let mut out = vec![T::from_f32(self.before()); shape.m * shape.n];
         let mut scratch = Scratch::new(linear_scratch_bytes_on::<T, W>(isa, shape));
         let scratch = scratch.bytes();
@@ -71,13 +72,21 @@ impl<T: Element, W: Element> Layer<T, W> {
     }
 
     fn holds(&mut self) {
-        self.gives(false);
-        self.gives(true);
+        self.gives(Combine::Replace);
+        self.gives(Combine::Add);
+        if self.activation == Activation::Identity {
+            self.gives(Combine::Gate);
+        }
     }
 
-    fn gives(&mut self, accumulate: bool) {
-        self.accumulate = accumulate;
-        let before = if accumulate { f64::from(self.before()) } else { 0.0 };
+    fn gives(&mut self, combine: Combine) {
+        self.combine = combine;
+        let before = f64::from(self.before());
+        let (plus, times) = match combine {
+            Combine::Replace => (0.0, 1.0),
+            Combine::Add => (before, 1.0),
+            Combine::Gate => (0.0, before / (1.0 + (-before).exp())),
+        };
         let LinearShape { m, n, k, x_row } = self.shape;
         let mut want = Vec::new();
         for i in 0..m {
@@ -89,14 +98,14 @@ impl<T: Element, W: Element> Layer<T, W> {
                 // No activation here is steeper than 1.13.
                 let (result, size) =
                     (activated(self.activation, sum + bias), 1.2 * (size + bias.abs()));
-                want.push((before + result, before + size));
+                want.push((plus + times * result, plus + times * size));
             }
         }
         for &isa in available() {
             for form in [Form::Stored, Form::Packed, Form::Wide] {
                 let out = self.run(isa, 1, form);
                 let name =
-                    format!("{isa} {form:?} {:?} {:?} {accumulate}", self.shape, self.activation);
+                    format!("{isa} {form:?} {:?} {:?} {combine:?}", self.shape, self.activation);
                 assert_eq!(bits(&out), bits(&self.run(isa, 3, form)), "{name}: threads show");
                 for (&got, &(want, size)) in out.iter().zip(&want) {
                     assert!(near(got, want, size), "{name}: {} instead of {want}", wide(got));
@@ -191,7 +200,7 @@ fn cases_of_the_catalogue_hold() {
                 let mut out = vec![<T as Element>::ZERO; m * n];
                 let mut scratch = Scratch::new(linear_scratch_bytes::<T, W>(&shape));
                 let activation = layer.activation;
-                let then = Epilogue { bias, activation, accumulate: false };
+                let then = Epilogue { bias, activation, combine: Combine::Replace };
                 linear(&pool, &shape, x, weight, then, &mut out, scratch.bytes());
                 compare(&name, &out, &want.data, case.tolerance(dtype));
                 out.fill(<T as Element>::ZERO);

@@ -2,6 +2,7 @@
 
 use crate::kernel::Entry;
 pub(crate) use quantized_matmul::Together;
+pub(crate) use rope::Angles;
 
 macro_rules! fused {
     ($($module:ident :: $block:ident),* $(,)?) => {

@@ -4,7 +4,8 @@
 //!    transposes, slices and broadcasts are views; an operand that a kernel cannot read as it
 //!    stands is copied by a step of its own; elementwise functions in a row are one step
 //!    ([`chains`]), and so are products of one operand with several packed weights ([`join`]), and
-//!    a product and the sum or the gate that it goes into ([`combine`]).
+//!    a product and the sum or the gate that it goes into ([`combine`]). Rotations by the same
+//!    angles share their cosines and sines ([`angles`]).
 //! 2. [`Builder::reuse`]: a step writes over an operand that dies there, where its kernel can.
 //! 3. [`Builder::compute`]: what depends on weights alone and is needed by another step is computed
 //!    now, once for all programs of the backend ([`recipe`]); what only led there is dropped. Like
@@ -12,6 +13,7 @@
 //! 4. [`memory::place`]: the remaining buffers get places in one block, by their lifetimes. Its
 //!    size is the peak, known before anything runs.
 
+mod angles;
 mod chains;
 mod combine;
 mod join;
@@ -58,6 +60,8 @@ pub(crate) enum Place {
 
 pub(crate) struct Buffer {
     pub(crate) spec: Spec,
+    /// Of the spec, which would have to be counted at every run.
+    pub(crate) bytes: usize,
     pub(crate) place: Place,
 }
 
@@ -131,6 +135,7 @@ pub(crate) fn build(cpu: &Cpu, graph: &Graph, params: &Params) -> Result<Plan, E
     for (k, t) in graph.outputs().iter().enumerate() {
         exits.push((b.exit(k, t)?, t.spec().clone()));
     }
+    b.share_angles();
     b.join();
     b.combine();
     b.reuse(&mut exits);
@@ -140,7 +145,7 @@ pub(crate) fn build(cpu: &Cpu, graph: &Graph, params: &Params) -> Result<Plan, E
 
 impl Builder<'_> {
     fn buffer(&mut self, spec: &Spec, place: Place) -> usize {
-        self.buffers.push(Buffer { spec: spec.clone(), place });
+        self.buffers.push(Buffer { spec: spec.clone(), bytes: spec.bytes(), place });
         self.buffers.len() - 1
     }
 
@@ -454,7 +459,7 @@ impl Builder<'_> {
         for (n, step) in self.steps.iter().enumerate() {
             let touched = step.inputs.iter().flatten().map(|l| l.buffer).chain([step.out]);
             for b in touched.filter(|&b| matches!(self.buffers[b].place, Place::Nowhere)) {
-                let bytes = self.buffers[b].spec.bytes();
+                let bytes = self.buffers[b].bytes;
                 lives[b].get_or_insert(Life { bytes, from: n, to: n }).to = n;
             }
         }

@@ -65,10 +65,12 @@ impl Plan {
     pub(super) fn new(
         cpu: &Cpu,
         buffers: Vec<Buffer>,
-        steps: Vec<Step>,
+        mut steps: Vec<Step>,
         exits: Vec<(Exit, Spec)>,
         block_bytes: usize,
     ) -> Plan {
+        // There is nothing to compute for what has no elements.
+        steps.retain(|step| step.out_spec.numel() > 0);
         let mut outputs: Vec<(usize, Spec)> = Vec::new();
         for b in &buffers {
             if let Place::Output(k) = b.place {
@@ -112,7 +114,7 @@ impl Executable for Plan {
             spans.push(match &b.place {
                 Place::Known(k) => Span::reading(k.value.bytes()),
                 // SAFETY: the plan keeps every place inside the block.
-                Place::Block(at) => Span(unsafe { base.add(*at) }, b.spec.bytes()),
+                Place::Block(at) => Span(unsafe { base.add(*at) }, b.bytes),
                 Place::Input { index, taken: false } => Span::reading(inputs[*index].bytes()),
                 Place::Input { index, taken: true } => writable(&mut inputs[*index])?,
                 Place::Output(k) => match made.iter_mut().find(|m| m.0 == *k) {
@@ -124,9 +126,6 @@ impl Executable for Plan {
         }
         let mut watch = self.profile.as_ref().map(Watch::new);
         for step in &self.steps {
-            if step.out_spec.numel() == 0 {
-                continue;
-            }
             // SAFETY: the range is the step's own while it runs, and inside the block.
             let scratch = Span(unsafe { base.add(step.scratch.0) }, step.scratch.1);
             execute(&self.pool, &self.buffers, step, &spans, scratch)?;

@@ -468,3 +468,52 @@ fn a_product_is_added_to_a_copy_of_an_input_that_is_written_over() {
     let (steps, out) = run(&Cpu::on(Pool::new(2)));
     assert_eq!((steps, out), (2, run(&Reference).1));
 }
+
+#[test]
+fn rotations_by_the_same_angles_share_a_table() {
+    use frit_ops::{Rope, RopeLayout, SequenceAxis};
+    let specs = [
+        Spec::new(DType::F32, [2, 5, 3, 16]),
+        Spec::new(DType::F32, [2, 4, 5, 16]),
+        Spec::new(DType::I64, [2]),
+        Spec::new(DType::I64, []),
+    ];
+    let third = Rope { sequence_axis: SequenceAxis::ThirdLast, ..Rope::new(16) };
+    let graph = Graph::trace(&specs, |x| {
+        let pairs = Rope { layout: RopeLayout::Interleaved, ..Rope::new(16) };
+        let half = Rope { dims: 8, ..Rope::new(16) };
+        let far = Rope { base: 500.0, ..Rope::new(16) };
+        let [q, k, rows, start] = x else { panic!("four inputs") };
+        vec![
+            // Two on one table, whatever the axes and the pairs.
+            fast::rope(q, Some(rows), third.clone()),
+            fast::rope(k, Some(rows), pairs.clone()),
+            // Two of the whole batch at one place.
+            fast::rope(q, Some(start), third.clone()),
+            fast::rope(&(k * 2.0), Some(start), pairs),
+            // Other angles.
+            fast::rope(k, Some(start), half),
+            fast::rope(k, Some(start), far),
+            fast::rope(k, None, Rope::new(16)),
+        ]
+    })
+    .expect("a graph");
+    let inputs = vec![
+        numbers(&[2, 5, 3, 16], 1),
+        numbers(&[2, 4, 5, 16], 2),
+        Value::new([2], vec![3i64, 40_000]).expect("rows"),
+        Value::scalar(17i64),
+    ];
+    let run = |backend: &dyn Backend| {
+        let program = compile(&graph, backend, &Params::new(), Policy::Allow).expect("compiled");
+        (program.steps(), program.run(inputs.clone()).expect("it runs"))
+    };
+    let (steps, out) = run(&Cpu::on(Pool::new(2)));
+    assert_eq!(steps, 7 + 1 + 2, "seven rotations, a product and two tables");
+    let (_, truth) = run(&Reference);
+    for (n, (out, truth)) in out.iter().zip(&truth).enumerate() {
+        for (got, want) in out.to_f64().into_iter().zip(truth.to_f64()) {
+            assert!((got - want).abs() < 3e-7, "output {n}: {got} and not {want}");
+        }
+    }
+}

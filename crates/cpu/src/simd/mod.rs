@@ -309,19 +309,25 @@ pub(crate) fn available() -> &'static [Isa] {
 
 /// The instruction set that the kernels use: the best that this processor has, or the one that
 /// the environment variable `FRIT_SIMD` (`portable`, `avx2`, `avx512`) names, if it has that.
+#[inline]
 pub fn isa() -> Isa {
-    static CHOSEN: AtomicU8 = AtomicU8::new(0);
     match CHOSEN.load(Ordering::Relaxed) {
         1 => Isa::Portable,
         2 => Isa::Avx2,
         3 => Isa::Avx512,
-        _ => {
-            let wanted = std::env::var("FRIT_SIMD").unwrap_or_default();
-            let chosen = choose(&wanted, available());
-            CHOSEN.store(chosen as u8, Ordering::Relaxed);
-            chosen
-        }
+        _ => first_isa(),
     }
+}
+
+/// What [`isa`] has chosen, once it has.
+static CHOSEN: AtomicU8 = AtomicU8::new(0);
+
+#[cold]
+fn first_isa() -> Isa {
+    let wanted = std::env::var("FRIT_SIMD").unwrap_or_default();
+    let chosen = choose(&wanted, available());
+    CHOSEN.store(chosen as u8, Ordering::Relaxed);
+    chosen
 }
 
 fn choose(wanted: &str, available: &[Isa]) -> Isa {

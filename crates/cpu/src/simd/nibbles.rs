@@ -81,6 +81,19 @@ macro_rules! step {
     };
 }
 
+/// Asks for the lines of a group that is read later.
+macro_rules! ask {
+    () => {
+        concat!(
+            "prefetchnta byte ptr [{w} + {ahead}]\n",
+            "prefetchnta byte ptr [{w} + {ahead} + 64]\n",
+            "prefetchnta byte ptr [{w} + {ahead} + 128]\n",
+            "prefetchnta byte ptr [{w} + {ahead} + 192]\n",
+            "prefetchnta byte ptr [{w} + {ahead} + 256]\n",
+        )
+    };
+}
+
 /// Scales the sums of the group before this one and adds them, and its offsets, to the results.
 macro_rules! scale {
     () => {
@@ -119,11 +132,7 @@ pub(super) unsafe fn nibble_row(row: &NibbleRow) -> [__m256; 2] {
             ".p2align 5",
             // The scales of the group before, between the first two steps of this one.
             "2:",
-            "prefetcht1 byte ptr [{w} + {ahead}]",
-            "prefetcht1 byte ptr [{w} + {ahead} + 64]",
-            "prefetcht1 byte ptr [{w} + {ahead} + 128]",
-            "prefetcht1 byte ptr [{w} + {ahead} + 192]",
-            "prefetcht1 byte ptr [{w} + {ahead} + 256]",
+            ask!(),
             step!(begin 0),
             scale!(),
             "3:",
@@ -156,6 +165,7 @@ pub(super) unsafe fn nibble_row(row: &NibbleRow) -> [__m256; 2] {
             "jmp 5f",
             // The first group has none before it.
             "4:",
+            ask!(),
             step!(begin 0),
             "jmp 3b",
             "5:",

@@ -208,7 +208,12 @@ impl Llama {
         inputs.append(&mut self.session.caches);
         let mut out = program.run(inputs)?;
         self.session.caches = out.split_off(1);
-        Ok(out[0].to_f32().chunks(self.config.vocab_size).map(<[f32]>::to_vec).collect())
+        let logits = out[0].to_f32();
+        Ok(match b {
+            // As long as a vocabulary: not copied again.
+            1 => vec![logits],
+            _ => logits.chunks(self.config.vocab_size).map(<[f32]>::to_vec).collect(),
+        })
     }
 
     /// Inputs: ids and positions `[B, T]`, start, the row `[1]` that logits are wanted of, the mask

@@ -81,7 +81,9 @@ macro_rules! step {
     };
 }
 
-/// Asks for the lines of a group that is read later.
+/// Asks for the lines of a group that is read later, once a token: they should not push out of the
+/// last cache what fits there (250 tokens/s of SmolLM2-135M, not 245; the head of 30 MB in 0.65 to
+/// 0.79 ms, not 0.89). Weights that do fit are read no slower so (16 MB at 38.5 GB/s, Zen 3).
 macro_rules! ask {
     () => {
         concat!(

@@ -21,7 +21,8 @@ impl Graph {
         self.simplify()?.fold()?.share()
     }
 
-    /// Takes away what changes nothing: `x + 0`, `x * 1`, double transposes, reshapes of reshapes.
+    /// Takes away what changes nothing: `x + 0`, `x * 1`, double transposes, reshapes of reshapes,
+    /// casts of what is repeated.
     ///
     /// # Errors
     /// None in practice: the rules keep every spec.
@@ -147,6 +148,10 @@ fn simpler(t: &Tensor) -> Option<Tensor> {
         Prim::Cast => match x.prim()? {
             // Widening and back is the identity.
             Prim::Cast if x.input(0)?.spec() == t.spec() && widens(x) => x.input(0).cloned(),
+            // What is repeated is cast once.
+            Prim::Broadcast if x.input(0)?.spec().numel() < x.spec().numel() => {
+                Some(x.input(0)?.cast(t.dtype()).broadcast_to(t.shape()))
+            }
             _ => None,
         },
         Prim::Reshape => match x.prim()? {

@@ -228,3 +228,20 @@ fn narrow_floats_are_rounded_once_to_nearest_even() {
     let v = Value::from_f64(Spec::new(DType::BF16, [2]), &[half_way, above]).expect("a value");
     assert_eq!(v.to_f64(), [1.0, 1.0 + 2f64.powi(-7)]);
 }
+
+#[test]
+fn what_is_repeated_is_cast_once() {
+    let graph = Graph::trace(&[Spec::new(DType::I64, [2, 1])], |x| {
+        vec![x[0].broadcast_to(&[4, 2, 3]).cast(DType::F32)]
+    })
+    .expect("a graph");
+    let simple = graph.optimise().expect("optimised");
+    let is_cast = |t: &&Tensor| matches!(t.prim(), Some(Prim::Cast));
+    let nodes = simple.nodes();
+    let casts: Vec<&[usize]> = nodes.iter().filter(is_cast).map(Tensor::shape).collect();
+    assert_eq!(casts, [[1, 2, 1]]);
+    let program = compile(&simple, &Reference, &Params::new(), Policy::Deny).expect("compiled");
+    let x = Value::new([2, 1], vec![7i64, -2]).expect("a value");
+    let out = program.run(vec![x]).expect("it runs");
+    assert_eq!(out[0].to_f64(), [7., 7., 7., -2., -2., -2.].repeat(4));
+}

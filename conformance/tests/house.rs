@@ -81,7 +81,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ),
     (
         "NEON",
-        "the portable kernels, which the compiler vectorises; no aarch64 machine has run them",
+        "the portable kernels, which the compiler vectorises; the tests of `frit-cpu` pass under QEMU's emulation of aarch64, no such machine has run them",
     ),
     (
         "MLX on Metal, on CUDA and on aarch64",

@@ -2,7 +2,7 @@
 
 use crate::kernel::Entry;
 pub(crate) use quantized_matmul::Together;
-pub(crate) use rope::Angles;
+pub(crate) use rope::AngleTable;
 
 macro_rules! fused {
     ($($module:ident :: $block:ident),* $(,)?) => {

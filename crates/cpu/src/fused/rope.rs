@@ -14,34 +14,34 @@ use frit_ops::{ApplyRope, Rope, RopeInputs};
 /// The cosines of some angles and then their sines, `[2, 1 or B, T, dims / 2]`. Operands: those of
 /// the rotation but for x.
 #[derive(PartialEq)]
-pub(crate) struct Angles {
+pub(crate) struct AngleTable {
     dims: usize,
     base: f64,
     scale: f64,
     amplitude: f64,
-    /// Positions in all: those of the batch are one row where they are the same.
+    /// Rows of positions: one where those of the batch are the same.
     rows: usize,
     tokens: usize,
 }
 
-impl Angles {
+impl AngleTable {
     /// Of heads of a shape, at positions that begin at an offset of some rank or are given.
-    fn new(rope: &Rope, x: &[usize], offset: Option<usize>, given: bool) -> Angles {
+    fn new(rope: &Rope, x: &[usize], offset: Option<usize>, given: bool) -> AngleTable {
         let &Rope { dims, base, scale, amplitude, .. } = rope;
         let shape = geometry(x, dims, rope.layout, rope.sequence_axis);
         let rows = if given || offset == Some(1) { shape.batch } else { 1 };
-        Angles { dims, base, scale, amplitude, rows, tokens: shape.tokens }
+        AngleTable { dims, base, scale, amplitude, rows, tokens: shape.tokens }
     }
 
     /// The angles of a rotation, and what is left of it once they are known.
     pub(crate) fn of(
         block: &dyn DynBlock,
         inputs: &[Option<Layout>],
-    ) -> Option<(Angles, ApplyRope)> {
+    ) -> Option<(AngleTable, ApplyRope)> {
         let rope = block.downcast::<Rope>()?;
         let [Some(x), offset, position_ids, _] = inputs else { return None };
         let offset = offset.as_ref().map(|o| o.shape().len());
-        let angles = Angles::new(rope, x.shape(), offset, position_ids.is_some());
+        let angles = AngleTable::new(rope, x.shape(), offset, position_ids.is_some());
         let &Rope { layout, sequence_axis, .. } = rope;
         Some((angles, ApplyRope { layout, sequence_axis }))
     }
@@ -77,7 +77,7 @@ impl Angles {
     }
 }
 
-impl Kernel for Angles {
+impl Kernel for AngleTable {
     fn wants(&self, _: usize) -> Wants {
         Wants::Dense
     }
@@ -109,7 +109,7 @@ impl CpuKernel for Rope {
 
     fn scratch(&self, i: &RopeInputs<&Spec>, _: usize) -> usize {
         let offset = i.offset.map(Spec::rank);
-        2 * Angles::new(self, &i.x.shape, offset, i.position_ids.is_some()).half().bytes()
+        2 * AngleTable::new(self, &i.x.shape, offset, i.position_ids.is_some()).half().bytes()
     }
 
     fn run(
@@ -120,7 +120,7 @@ impl CpuKernel for Rope {
     ) -> Result<(), Error> {
         let shape = geometry(i.x.shape(), self.dims, self.layout, self.sequence_axis);
         let offset = i.offset.map(|o| o.shape().len());
-        let angles = Angles::new(self, i.x.shape(), offset, i.position_ids.is_some());
+        let angles = AngleTable::new(self, i.x.shape(), offset, i.position_ids.is_some());
         let pool = c.pool();
         let table: &mut [f32] = bytemuck::cast_slice_mut(c.scratch());
         angles.fill(pool, i.offset, i.position_ids, i.inv_freqs, table)?;

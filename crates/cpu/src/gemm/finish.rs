@@ -39,7 +39,8 @@ pub(crate) struct Finish<'a, T> {
     /// As many as there are rows or columns.
     pub(crate) bias: Bias<'a>,
     pub(crate) activation: Activation,
-    /// With what is at their place. A gate has no activation, and both take steps of 1 along columns.
+    /// With what is at their place: sums and gates take steps of 1 along columns, and a gate has no
+    /// activation.
     pub(crate) combine: Combine,
     pub(crate) c: *mut T,
     pub(crate) c_row: isize,
@@ -51,7 +52,14 @@ impl<T: Element> WithSimd for Finish<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.combine {
-            Combine::Gate => self.gate(s),
+            Combine::Gate => {
+                assert!(self.activation == Activation::Identity, "a gate has no activation");
+                assert!(self.c_column == 1, "columns apart are not gates");
+                for i in 0..self.rows {
+                    // SAFETY: who makes a Finish vouches for its pointers.
+                    unsafe { self.gate(s, i) };
+                }
+            }
             _ => activation::with(lanes(self.activation), On { finish: self, s }),
         }
     }
@@ -75,13 +83,15 @@ impl<T: Element, S: Simd> WithMap for On<'_, T, S> {
 }
 
 impl<T: Element> Finish<'_, T> {
-    /// What is added to all of a row, where that is no bias of columns. Adding -0 leaves every number
-    /// as it is.
+    /// What is added to all of a row, where that is no bias of columns. Adding -0 leaves every
+    /// number as it is.
+    #[inline(always)]
     fn of_row(&self, i: usize) -> [f32; MAX_LANES] {
         [if let Bias::Rows(b) = self.bias { b[i] } else { -0.0 }; MAX_LANES]
     }
 
     /// The bias of a row, and its step.
+    #[inline(always)]
     fn bias(&self, of_row: &[f32; MAX_LANES]) -> (*const f32, usize) {
         match self.bias {
             Bias::Columns(b) => (b.as_ptr(), 1),
@@ -90,25 +100,25 @@ impl<T: Element> Finish<'_, T> {
     }
 
     /// `c = silu(c) (sums + bias)`
+    ///
+    /// # Safety
+    /// The row is one of the block, and its columns are side by side.
     #[inline(always)]
-    fn gate<S: Simd>(&self, s: S) {
-        assert!(self.c_column == 1, "columns apart are not gates");
-        for i in 0..self.rows {
-            let of_row = self.of_row(i);
-            let (bias, step) = self.bias(&of_row);
-            let sums = self.sums.wrapping_add(i * self.pitch);
-            let c = self.c.wrapping_offset(i as isize * self.c_row);
-            for j in (0..self.columns).step_by(S::LANES) {
-                let n = S::LANES.min(self.columns - j);
-                // SAFETY: who makes a Finish vouches for these n elements.
-                unsafe {
-                    let v = s.add(load(s, sums.add(j), n), load(s, bias.add(j * step), n));
-                    let c = c.add(j);
-                    let v = s.mul(math::silu(s, load(s, c.cast_const(), n)), v);
-                    match n == S::LANES {
-                        true => T::store(s, c, v),
-                        false => T::store_partial(s, c, n, v),
-                    }
+    unsafe fn gate<S: Simd>(&self, s: S, i: usize) {
+        let of_row = self.of_row(i);
+        let (bias, step) = self.bias(&of_row);
+        let sums = self.sums.wrapping_add(i * self.pitch);
+        let c = self.c.wrapping_offset(i as isize * self.c_row);
+        for j in (0..self.columns).step_by(S::LANES) {
+            let n = S::LANES.min(self.columns - j);
+            // SAFETY: the row has these n elements.
+            unsafe {
+                let v = s.add(load(s, sums.add(j), n), load(s, bias.add(j * step), n));
+                let c = c.add(j);
+                let v = s.mul(math::silu(s, load(s, c.cast_const(), n)), v);
+                match n == S::LANES {
+                    true => T::store(s, c, v),
+                    false => T::store_partial(s, c, n, v),
                 }
             }
         }

@@ -83,8 +83,8 @@ pub(super) fn linear_scratch_bytes_on<T: Element, W: Element>(
     if shape.m <= FEW { e.few_scratch_bytes() } else { e.scratch_bytes() }
 }
 
-/// `out = activation(x weight^T + bias)`, or that together with what it holds: `weight` is dense, `out` is dense, x
-/// has rows at any distance. `scratch` is aligned to 64 bytes.
+/// `out = activation(x weight^T + bias)`, or that together with what it holds: `weight` and `out`
+/// are dense, x has rows at any distance. `scratch` is aligned to 64 bytes.
 ///
 /// # Panics
 /// If a slice does not fit the shape.

@@ -2,7 +2,7 @@
 //! table of cosines and sines (of one position of 64 numbers about half a microsecond).
 
 use super::{Builder, Layout, Place, Step};
-use crate::fused::Angles;
+use crate::fused::AngleTable;
 use frit_graph::Spec;
 use frit_ops::ApplyRope;
 
@@ -12,17 +12,14 @@ impl Builder<'_> {
         for n in 0.. {
             let Some(step) = self.steps.get(n) else { return };
             let Some((angles, _)) = angles_of(step) else { continue };
-            let mut members = Vec::new();
-            for (at, other) in self.steps.iter().enumerate().skip(n) {
-                match angles_of(other) {
-                    Some((same, rotation))
-                        if same == angles && other.inputs[1..] == step.inputs[1..] =>
-                    {
-                        members.push((at, rotation));
-                    }
-                    _ => {}
-                }
-            }
+            let rest = self.steps.iter().enumerate().skip(n);
+            let members: Vec<_> = rest
+                .filter_map(|(at, other)| {
+                    let (its, rotation) = angles_of(other)?;
+                    let same = its == angles && other.inputs[1..] == step.inputs[1..];
+                    same.then_some((at, rotation))
+                })
+                .collect();
             if members.len() > 1 {
                 self.rotate_by_table(angles, &members);
             }
@@ -30,7 +27,7 @@ impl Builder<'_> {
     }
 
     /// Puts a step for the table before the first of these rotations, and lets them read it.
-    fn rotate_by_table(&mut self, angles: Angles, members: &[(usize, ApplyRope)]) {
+    fn rotate_by_table(&mut self, angles: AngleTable, members: &[(usize, ApplyRope)]) {
         let kernels: Option<Vec<_>> = members.iter().map(|(_, r)| self.cpu.make(r)).collect();
         let Some(kernels) = kernels else { return };
         let half = angles.half();
@@ -53,6 +50,6 @@ impl Builder<'_> {
     }
 }
 
-fn angles_of(step: &Step) -> Option<(Angles, ApplyRope)> {
-    Angles::of(step.kernel.block()?, &step.inputs)
+fn angles_of(step: &Step) -> Option<(AngleTable, ApplyRope)> {
+    AngleTable::of(step.kernel.block()?, &step.inputs)
 }

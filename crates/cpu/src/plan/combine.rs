@@ -44,16 +44,13 @@ impl Builder<'_> {
         };
         let reads = |step: &Step, b: usize| step.inputs.iter().flatten().any(|l| l.buffer == b);
         let at = self.steps[..n].iter().position(|s| s.out == product.buffer)?;
-        let fits = mine(product) && mine(other);
-        let fits = fits && self.steps[at].kernel.combines(how) && product.buffer != other.buffer;
-        // The other is there before the product and is needed by nothing after that, so that the
-        // product may write over it.
-        let made = self.steps.iter().position(|s| s.out == other.buffer)?;
-        let later = |b: usize, from: usize| {
-            let others = self.steps.iter().enumerate().skip(from).filter(|(i, _)| *i != n);
-            others.into_iter().any(|(_, s)| reads(s, b))
-        };
-        (fits && made < at && !later(other.buffer, at) && !later(product.buffer, 0)).then_some(at)
+        let fits = mine(product) && mine(other) && self.steps[at].kernel.combines(how);
+        // The product goes where the step was and writes over the other operand: it must not read
+        // it, and nothing may after it.
+        let free = !reads(&self.steps[at], other.buffer) && product.buffer != other.buffer;
+        let free = free && !self.steps[n + 1..].iter().any(|s| reads(s, other.buffer));
+        let mut others = self.steps.iter().enumerate().filter(|(i, _)| *i != n);
+        (fits && free && !others.any(|(_, s)| reads(s, product.buffer))).then_some(at)
     }
 
     fn take_into(&mut self, n: usize, slot: usize, at: usize, how: Combine) {
@@ -61,7 +58,7 @@ impl Builder<'_> {
         let Step { kernel, mut inputs, out_spec, scratch, label, .. } = self.steps.remove(at);
         let kernel = Box::new(Onto { kernel, held: inputs.len(), how });
         inputs.push(end.inputs[1 - slot].take());
-        self.steps.insert(at, Step { kernel, inputs, out: end.out, out_spec, scratch, label });
+        self.steps.insert(n - 1, Step { kernel, inputs, out: end.out, out_spec, scratch, label });
     }
 }
 

@@ -312,15 +312,31 @@ fn products_of_one_operand_with_several_packed_weights_are_one_step() {
     }
 }
 
+/// The three rows of x in another order.
+fn turned(x: &Tensor) -> Tensor {
+    x.gather(0, &Tensor::constant(Value::new([3], vec![2i64, 0, 1]).expect("rows")))
+}
+
 /// `f` of an input and of a product with it, planned and held, on `x`, against the plain loops: the
 /// steps of the plan.
 fn planned(f: impl Fn(&Tensor, &dyn Fn(&Tensor) -> Tensor) -> Vec<Tensor>, x: &[f32]) -> usize {
+    // Sums of whole numbers are the same in any order.
+    planned_within(0.0, Activation::Identity, f, x)
+}
+
+/// The same with an activation of the product, and an error of each number.
+fn planned_within(
+    error: f64,
+    activation: Activation,
+    f: impl Fn(&Tensor, &dyn Fn(&Tensor) -> Tensor) -> Vec<Tensor>,
+    x: &[f32],
+) -> usize {
     let spec = Spec::new(DType::F32, [3, 4]);
     let weight = Value::new([4, 4], (0..16).map(|i| i as f32 - 7.5).collect::<Vec<_>>());
     let params = Params::from_iter([("w".to_string(), weight.expect("a weight"))]);
     let linear = |x: &Tensor| {
         let w = Tensor::param("w", Spec::new(DType::F32, [4, 4]));
-        fast::linear(x, &w, None, Activation::Identity)
+        fast::linear(x, &w, None, activation)
     };
     let graph = Graph::trace(std::slice::from_ref(&spec), |i| f(&i[0], &linear)).expect("a graph");
     let value = Value::new([3, 4], x.to_vec()).expect("an input");
@@ -328,13 +344,14 @@ fn planned(f: impl Fn(&Tensor, &dyn Fn(&Tensor) -> Tensor) -> Vec<Tensor>, x: &[
     let program = compile(&graph, &cpu, &params, Policy::Allow).expect("compiled");
     let out = program.run(vec![value.clone()]).expect("run");
     let (steps, out) = (program.steps(), out.iter().map(Value::to_f64).collect::<Vec<_>>());
-    // Sums of whole numbers are the same in any order; gates are rounded.
     let truth = compile(&graph, &Reference, &params, Policy::Allow).expect("compiled");
     let truth = truth.run(vec![value.clone()]).expect("run");
-    let truth: Vec<_> = truth.iter().map(Value::to_f64).collect();
     assert_eq!(out.len(), truth.len());
-    for (out, truth) in out.iter().flatten().zip(truth.iter().flatten()) {
-        assert!((out - truth).abs() <= 3e-7 * truth.abs(), "{out} and not {truth}");
+    for (out, truth) in out.iter().zip(truth.iter().map(Value::to_f64)) {
+        assert_eq!(out.len(), truth.len());
+        for (out, truth) in out.iter().zip(truth) {
+            assert!((out - truth).abs() <= error * truth.abs(), "{out} and not {truth}");
+        }
     }
     steps
 }
@@ -342,35 +359,42 @@ fn planned(f: impl Fn(&Tensor, &dyn Fn(&Tensor) -> Tensor) -> Vec<Tensor>, x: &[
 #[test]
 fn a_product_adds_to_what_it_is_added_to_where_nobody_else_needs_that() {
     let x: Vec<f32> = (0..12).map(|i| (i % 5) as f32).collect();
-    // One step for the doubling and one for the product, whichever way round the sum is.
-    let twice = |x: &Tensor| x * 2.0;
-    assert_eq!(planned(|x, linear| vec![twice(x) + linear(x)], &x), 2);
-    assert_eq!(planned(|x, linear| vec![linear(x) + twice(x)], &x), 2);
+    // One step for the rows and one for the product, whichever way round the sum is. (What is
+    // elementwise would make a chain with the sum.)
+    assert_eq!(planned(|x, linear| vec![turned(x) + linear(x)], &x), 2);
+    assert_eq!(planned(|x, linear| vec![linear(x) + turned(x)], &x), 2);
     let both = |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| {
-        let y = twice(x) + linear(x);
-        vec![&y + linear(&x.abs())]
+        let y = turned(x) + linear(x);
+        vec![turned(&y) + linear(&x.abs())]
     };
-    assert_eq!(planned(both, &x), 4);
+    assert_eq!(planned(both, &x), 5);
+    // A step before the sum may read it.
+    let before = |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| {
+        let (product, y) = (linear(x), turned(x));
+        let other = linear(&turned(&y));
+        vec![other, y + product]
+    };
+    assert_eq!(planned(before, &x), 4);
     // The product reads what it would write over; so does a later step; or it is an output, or the
     // product is; or an input of the program, which belongs to the caller.
     let own = |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| {
-        let y = twice(x);
+        let y = turned(x);
         vec![&y + linear(&y)]
     };
     assert_eq!(planned(own, &x), 3);
     let later = |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| {
-        let y = twice(x);
+        let y = turned(x);
         vec![linear(&(&y + linear(x))) * &y]
     };
     assert_eq!(planned(later, &x), 5);
     let shown = |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| {
-        let y = twice(x);
+        let y = turned(x);
         vec![&y + linear(x), y]
     };
     assert_eq!(planned(shown, &x), 3);
     let product = |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| {
         let y = linear(x);
-        vec![linear(&twice(x)) + &y, y]
+        vec![linear(&turned(x)) + &y, y]
     };
     assert_eq!(planned(product, &x), 4);
     assert_eq!(planned(|x, linear| vec![x + linear(x)], &x), 2);
@@ -380,22 +404,34 @@ fn a_product_adds_to_what_it_is_added_to_where_nobody_else_needs_that() {
 fn a_product_passes_its_gate_where_nobody_else_needs_that() {
     let x: Vec<f32> = (0..12).map(|i| (i % 5) as f32 - 2.0).collect();
     let twice = |x: &Tensor| x * 2.0;
+    type Linear<'a> = &'a dyn Fn(&Tensor) -> Tensor;
+    fn gate(f: impl Fn(&Tensor, Linear<'_>) -> Vec<Tensor>, x: &[f32]) -> usize {
+        planned_within(1e-6, Activation::Identity, f, x)
+    }
     let gated =
         |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| vec![fast::swiglu(&twice(x), &linear(x))];
-    assert_eq!(planned(gated, &x), 2);
+    assert_eq!(gate(gated, &x), 2);
+    // It is no matter which of them is made first.
+    let first = |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| {
+        let up = linear(x);
+        vec![fast::swiglu(&turned(x), &up)]
+    };
+    assert_eq!(gate(first, &x), 2);
     // A gate that is the product itself stays a step; so does one that is needed elsewhere.
     let itself =
         |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| vec![fast::swiglu(&linear(x), &twice(x))];
-    assert_eq!(planned(itself, &x), 3);
+    assert_eq!(gate(itself, &x), 3);
     let later = |x: &Tensor, linear: &dyn Fn(&Tensor) -> Tensor| {
         let gate = twice(x);
         vec![linear(&fast::swiglu(&gate, &linear(x))) * gate]
     };
-    assert_eq!(planned(later, &x), 5);
+    assert_eq!(gate(later, &x), 5);
+    // A gate is for the sums: a product with an activation does not take it.
+    assert_eq!(planned_within(1e-6, Activation::Relu, gated, &x), 3);
 }
 
 #[test]
-fn gate_and_up_of_packed_weights_are_two_steps() {
+fn gate_and_up_of_packed_weights_are_one_product_or_the_second_passes_the_first() {
     let (mut params, weight) = packed();
     let mut numbers = vec![0.0; 64 * 64];
     Encoding::Q4_1.unpack(weight.bytes(), &mut numbers).expect("whole blocks");
@@ -403,43 +439,58 @@ fn gate_and_up_of_packed_weights_are_two_steps() {
     let turned: Vec<u8> =
         weight.bytes().chunks(40).flat_map(|row| [&row[20..], &row[..20]].concat()).collect();
     params.insert("v".to_string(), Value::new([64, 40], turned).expect("bytes"));
-    let graph = |m: usize, shown: bool| {
+    let graph = |m: usize, shown: bool, apart: bool| {
         Graph::trace(&[Spec::new(DType::F32, [m, 64])], |x| {
-            let by = |w: &str| {
+            let by = |x: &Tensor, w: &str| {
                 let (w, exact) =
                     (Tensor::param(w, Spec::new(DType::U8, [64, 40])), Activations::Exact);
-                fast::quantized_matmul(&x[0], &w, None, None, Encoding::Q4_1, true, exact)
+                fast::quantized_matmul(x, &w, None, None, Encoding::Q4_1, true, exact)
             };
-            let (gate, up) = (by("w"), by("v"));
+            // Of operands of their own they are not one product: the doubling is a step.
+            let apart = if apart { &x[0] * 2.0 } else { x[0].clone() };
+            let (gate, up) = (by(&x[0], "w"), by(&apart, "v"));
             let y = fast::swiglu(&gate, &up);
             if shown { vec![y, up] } else { vec![y] }
         })
         .and_then(|g| Ok(lower(&g, &Cpu::default())?.0))
     };
-    for (m, shown, steps) in
-        [(1, false, 2), (5, false, 2), (40, false, 2), (1, true, 3), (40, true, 3)]
-    {
+    for (m, shown, apart, steps) in [
+        (1, false, false, 2),
+        (5, false, false, 2),
+        (40, false, false, 2),
+        (1, true, false, 3),
+        (40, true, false, 3),
+        (1, false, true, 3),
+        (7, false, true, 3),
+        (40, false, true, 3),
+    ] {
         let cpu = Cpu::on(Pool::new(2));
-        let plan = build(&cpu, &graph(m, shown).expect("a graph"), &params).expect("planned");
+        let plan =
+            build(&cpu, &graph(m, shown, apart).expect("a graph"), &params).expect("planned");
         assert_eq!(plan.steps(), steps, "{m} rows");
         let x: Vec<f32> = (0..m * 64).map(|i| (i * 37 % 101) as f32 * 0.002 - 0.1).collect();
         let run = |x: Vec<f32>| {
             let out = plan.run(vec![Value::new([m, 64], x).expect("a value")]);
-            out.expect("it runs")[0].to_f64()
+            out.expect("it runs").iter().map(Value::to_f64).collect::<Vec<_>>()
         };
         let product = |row: usize, column: usize, turn: usize| -> f64 {
             let weight = |p: usize| f64::from(numbers[column * 64 + (p + turn) % 64]);
             (0..64).map(|p| f64::from(x[row * 64 + p]) * weight(p)).sum()
         };
-        for (i, got) in run(x.clone()).into_iter().enumerate() {
+        let out = run(x.clone());
+        for (i, got) in out[0].iter().enumerate() {
             let [gate, up] = [0, 32].map(|turn| product(i / 64, i % 64, turn));
+            let up = if apart { 2.0 * up } else { up };
             let want = gate / (1.0 + (-gate).exp()) * up;
             assert!((got - want).abs() < 1e-5, "{m} rows: {got} and not {want}");
+            if let Some(shown) = out.get(1) {
+                assert!((shown[i] - up).abs() < 1e-5, "{m} rows: {} and not {up}", shown[i]);
+            }
         }
         // What digits cannot say is left to floats, gate and up.
         let mut x = x.clone();
         x[0] = f32::NAN;
-        let out = run(x);
+        let out = run(x).swap_remove(0);
         assert!(out[..64].iter().all(|y| y.is_nan()), "{m} rows");
         assert!(out[64..].iter().all(|y| y.is_finite()), "{m} rows");
     }
@@ -477,43 +528,92 @@ fn rotations_by_the_same_angles_share_a_table() {
         Spec::new(DType::F32, [2, 4, 5, 16]),
         Spec::new(DType::I64, [2]),
         Spec::new(DType::I64, []),
+        Spec::new(DType::I64, [2, 5]),
+        Spec::new(DType::F32, [8]),
     ];
-    let third = Rope { sequence_axis: SequenceAxis::ThirdLast, ..Rope::new(16) };
-    let graph = Graph::trace(&specs, |x| {
-        let pairs = Rope { layout: RopeLayout::Interleaved, ..Rope::new(16) };
-        let half = Rope { dims: 8, ..Rope::new(16) };
-        let far = Rope { base: 500.0, ..Rope::new(16) };
-        let [q, k, rows, start] = x else { panic!("four inputs") };
-        vec![
-            // Two on one table, whatever the axes and the pairs.
-            fast::rope(q, Some(rows), third.clone()),
-            fast::rope(k, Some(rows), pairs.clone()),
-            // Two of the whole batch at one place.
-            fast::rope(q, Some(start), third.clone()),
-            fast::rope(&(k * 2.0), Some(start), pairs),
-            // Other angles.
-            fast::rope(k, Some(start), half),
-            fast::rope(k, Some(start), far),
-            fast::rope(k, None, Rope::new(16)),
-        ]
-    })
-    .expect("a graph");
+    let plain = || Rope::new(16);
+    let third = Rope { sequence_axis: SequenceAxis::ThirdLast, ..plain() };
+    let pairs = Rope { layout: RopeLayout::Interleaved, ..plain() };
+    type Rotation<'a> = Box<dyn Fn(&[Tensor]) -> Tensor + 'a>;
+    let with = |from: fn(&[Tensor]) -> Tensor, start: usize, rope: &Rope| -> Rotation<'_> {
+        let rope = rope.clone();
+        Box::new(move |x| fast::rope(&from(x), Some(&x[start]), rope.clone()))
+    };
+    let at = |from: fn(&[Tensor]) -> Tensor, rope: &Rope| -> Rotation<'_> {
+        let rope = rope.clone();
+        Box::new(move |x| fast::rope_at(&from(x), &x[4], Some(&x[5]), rope.clone()))
+    };
+    let q = |x: &[Tensor]| x[0].clone();
+    let k = |x: &[Tensor]| x[1].clone();
+    let rotations: Vec<Rotation<'_>> = vec![
+        // Two on one table, whatever the axes, the pairs and the type.
+        with(q, 2, &third),
+        with(|x| x[1].cast(DType::F16), 2, &pairs),
+        // Two of the whole batch at one place, the second in place.
+        with(q, 3, &third),
+        with(|x| &x[1] * 2.0, 3, &pairs),
+        // Two at given positions with given frequencies.
+        at(q, &third),
+        at(k, &plain()),
+        // Other angles each, or other lengths.
+        with(k, 3, &Rope { dims: 8, ..plain() }),
+        with(k, 3, &Rope { base: 500.0, ..plain() }),
+        with(k, 3, &Rope { scale: 0.5, ..plain() }),
+        with(k, 3, &Rope { amplitude: 1.5, ..plain() }),
+        with(|x| x[1].slice(2, 0..4), 3, &plain()),
+        Box::new(|x| fast::rope(&x[1], None, plain())),
+    ];
     let inputs = vec![
         numbers(&[2, 5, 3, 16], 1),
         numbers(&[2, 4, 5, 16], 2),
         Value::new([2], vec![3i64, 40_000]).expect("rows"),
         Value::scalar(17i64),
+        Value::new([2, 5], (0..10i64).map(|p| 90 - 7 * p).collect::<Vec<_>>()).expect("places"),
+        Value::new([8], (0..8).map(|f| 0.5f32.powi(f)).collect::<Vec<_>>()).expect("frequencies"),
     ];
-    let run = |backend: &dyn Backend| {
+    let run = |backend: &dyn Backend, rotations: &[Rotation<'_>]| {
+        let graph = Graph::trace(&specs, |x| rotations.iter().map(|r| r(x)).collect());
+        let graph = graph.expect("a graph");
         let program = compile(&graph, backend, &Params::new(), Policy::Allow).expect("compiled");
         (program.steps(), program.run(inputs.clone()).expect("it runs"))
     };
-    let (steps, out) = run(&Cpu::on(Pool::new(2)));
-    assert_eq!(steps, 7 + 1 + 2, "seven rotations, a product and two tables");
-    let (_, truth) = run(&Reference);
+    let cpu = Cpu::on(Pool::new(2));
+    let (steps, out) = run(&cpu, &rotations);
+    // Twelve rotations, a product, a cast, a dense slice and three tables.
+    assert_eq!(steps, 12 + 3 + 3);
+    let (_, truth) = run(&Reference, &rotations);
     for (n, (out, truth)) in out.iter().zip(&truth).enumerate() {
+        let (_, alone) = run(&cpu, &rotations[n..=n]);
+        assert_eq!(alone[0].bytes(), out.bytes(), "output {n} alone");
+        let error = if out.dtype() == DType::F16 { 2e-3 } else { 5e-7 };
         for (got, want) in out.to_f64().into_iter().zip(truth.to_f64()) {
-            assert!((got - want).abs() < 3e-7, "output {n}: {got} and not {want}");
+            assert!((got - want).abs() < error, "output {n}: {got} and not {want}");
         }
+    }
+}
+
+#[test]
+fn products_of_integers_add_nothing() {
+    let (params, _) = packed();
+    let x = numbers(&[3, 64], 7);
+    let mut rows: Vec<Vec<f32>> = x.to_f32().chunks(64).map(<[f32]>::to_vec).collect();
+    rows.rotate_right(1);
+    let run = |sum: bool| {
+        let graph = Graph::trace(std::slice::from_ref(x.spec()), |x| {
+            let w = Tensor::param("w", Spec::new(DType::U8, [64, 40]));
+            let (eight, q) = (Activations::EightBit, Encoding::Q4_1);
+            let y = fast::quantized_matmul(&x[0], &w, None, None, q, true, eight);
+            vec![if sum { turned(&x[0]) + y } else { y }]
+        });
+        let graph = graph.expect("a graph");
+        let cpu = Cpu::on(Pool::new(2));
+        let program = compile(&graph, &cpu, &params, Policy::Deny).expect("compiled");
+        let out = program.run(vec![x.clone()]).expect("it runs");
+        (program.steps(), out[0].to_f32())
+    };
+    let ((steps, sums), (_, products)) = (run(true), run(false));
+    assert_eq!(steps, 3);
+    for ((sum, product), x) in sums.iter().zip(&products).zip(rows.concat()) {
+        assert_eq!(*sum, x + product);
     }
 }

@@ -38,8 +38,8 @@ pub(super) fn scratch_bytes(shape: &LinearShape) -> usize {
 }
 
 /// `x W^T` of a few dense rows with each of some weights of one encoding, one after the other in
-/// `out`, or together with what it holds. Says `false`, and does nothing, where a weight is not laid out,
-/// or `x` holds what digits cannot say: what is not finite, or next to nothing.
+/// `out`, or together with what it holds. Says `false`, and does nothing, where a weight is not laid
+/// out, or `x` holds what digits cannot say: what is not finite, or next to nothing.
 ///
 /// # Panics
 /// If a slice does not fit, or the weights differ in encoding or width.

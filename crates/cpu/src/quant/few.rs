@@ -69,7 +69,8 @@ pub(super) fn few<T: Element>(
                 to,
             };
             dots(isa, weight, part);
-            // These rows and columns of the output are this task's alone.
+            // These rows and columns of the output are this task's alone, and `dots` has written
+            // their sums.
             let finish = Finish {
                 sums: to,
                 pitch: MOST,

@@ -105,7 +105,7 @@ pub(crate) fn matmul_scratch_bytes<T: Element>(
 
 /// `out = x W^T` of a `weight` of `[n, k]`, or `x W` of `[k, n]` where it is not `transposed`.
 /// `scratch` is aligned to 64 bytes; the weight comes with the same one laid out for digits, and
-/// with `transposed`.
+/// with `transposed`. `combine` says what becomes of what `out` holds.
 ///
 /// # Panics
 /// If a slice does not fit the shape.

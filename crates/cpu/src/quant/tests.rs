@@ -240,7 +240,7 @@ fn products_of_every_number_of_rows_are_those_of_float64() {
     for &encoding in ALL {
         let packed = Packed::new(encoding, n, k);
         for &isa in available() {
-            for m in [1, 2, 3, 4, 5, 8, 9, 40] {
+            for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 40] {
                 let x = activations(m * k);
                 let shape = LinearShape { m, n, k, x_row: k };
                 let bytes = matmul_scratch_bytes::<f32>(isa, &shape, encoding, true);
@@ -286,6 +286,39 @@ fn products_of_every_number_of_rows_are_those_of_float64() {
                         assert!(error <= 1e-6 * want.abs(), "{encoding} on {isa}, {m} rows gated");
                     }
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn several_weights_are_shared_out_as_one() {
+    let k = 1024;
+    for encoding in [Encoding::Q4_0, Encoding::Q4_1, Encoding::Q8_0] {
+        // 23 blocks of sixteen rows: runs begin within each of them.
+        let packed = [70, 40, 200, 16].map(|n| Packed::new(encoding, n, k));
+        let pool = Pool::new(2);
+        let laid = packed.each_ref().map(|p| Interleaved::new(&pool, &p.weight()));
+        let all = laid.each_ref().map(Some);
+        let rows: usize = packed.iter().map(|p| p.rows).sum();
+        for (&isa, m) in available().iter().flat_map(|isa| [1, 3, 7].map(|m| (isa, m))) {
+            let x = activations(m * k);
+            let bytes = digits::scratch_bytes(&LinearShape { m, n: rows, k, x_row: k });
+            let run = |threads| {
+                let (mut words, mut y) = (scratch(bytes), vec![f32::NAN; m * rows]);
+                let (pool, room) = (Pool::new(threads), aligned(&mut words, bytes));
+                let replace = Combine::Replace;
+                assert!(few_together(isa, &pool, m, &x, &all, replace, &mut y, room));
+                y
+            };
+            let y = run(1);
+            assert_eq!([run(2), run(3)], [y.clone(), y.clone()], "{encoding} on {isa}, {m} rows");
+            let mut rest = &y[..];
+            for p in &packed {
+                let (part, after) = rest.split_at(m * p.rows);
+                let error = worst(m, k, &x, part, |j, i| p.numbers[j * k + i]);
+                assert!(error < 1e-6, "{encoding} on {isa}, {m} rows of {}: {error:e}", p.rows);
+                rest = after;
             }
         }
     }
@@ -466,6 +499,16 @@ fn narrow_sums_are_rounded_once_and_what_digits_refuse_is_added_once() {
             );
             for (sum, alone) in sums[n..].iter().zip(&alone[n..]) {
                 assert_eq!(*sum, 0.5 + alone, "{encoding} on {isa}, {m} rows");
+            }
+            let gates = |at: usize| at as f32 * 0.25 - 3.0;
+            let mut gated: Vec<f32> = (0..m * n).map(gates).collect();
+            let room = aligned(&mut words, bytes);
+            matmul(isa, &pool, &shape, &x, way, Combine::Gate, &mut gated, room);
+            for (at, (gated, alone)) in gated.iter().zip(&alone).enumerate().skip(n) {
+                let gate = f64::from(gates(at));
+                let want = gate / (1.0 + (-gate).exp()) * f64::from(*alone);
+                let off = (f64::from(*gated) - want).abs();
+                assert!(off <= 1e-6 * want.abs(), "{encoding} on {isa}, {m} rows, gate {gate}");
             }
         }
     }
